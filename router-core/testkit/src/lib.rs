@@ -1,0 +1,36 @@
+//! What tests need on both sides of the router: raw dynos and raw clients that see every byte, a strict parser of the
+//! log line, and a builder of route documents. Nothing in here knows the router's own types, so that unit tests of any
+//! crate can use it. Every wait ends at [`DEADLINE`] with a panic that shows what had arrived until then.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "test support: a surprise must end the test at once, and dynos are tasks of the test's own runtime"
+)]
+
+mod black_hole;
+mod client;
+mod eventually;
+mod fake_dyno;
+mod log_record;
+mod log_sink;
+mod raw_head;
+mod route_document;
+mod serving_dyno;
+mod wire;
+
+pub use black_hole::{BlackHole, refused_address};
+pub use client::{RawClient, RawResponse};
+pub use eventually::eventually;
+pub use fake_dyno::{DynoConn, FakeDyno};
+pub use log_record::LogRecord;
+pub use log_sink::LogSink;
+pub use raw_head::RawHead;
+pub use route_document::{AppDoc, RouteDoc};
+pub use serving_dyno::ServingDyno;
+pub use wire::{Chunked, Ending};
+
+/// How long any wait of the testkit lasts before it panics: long enough for a loaded machine, short enough for a person.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,0 +1,258 @@
+//! One side of a TCP connection with everything that was read on it: the ground under raw clients and fake dynos. Keeps
+//! bytes that were read but not asked for, so that no test loses a byte between two reads.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::DEADLINE;
+use crate::raw_head::{RawHead, header_lines, text};
+
+/// How the other side ended its half of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// An orderly FIN.
+    Closed,
+    /// A reset.
+    Reset,
+}
+
+/// A chunked body as it stood on the wire and as it decodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunked {
+    /// Every byte, from the first chunk size to the empty line after the trailers.
+    pub raw: Vec<u8>,
+    /// The data of each chunk but the last, empty one.
+    pub chunks: Vec<Vec<u8>>,
+    /// The trailer fields, in order.
+    pub trailers: Vec<(String, String)>,
+}
+
+impl Chunked {
+    /// The data of all chunks.
+    pub fn body(&self) -> Vec<u8> {
+        self.chunks.concat()
+    }
+}
+
+/// Why a read could not deliver what was asked for.
+#[derive(Debug)]
+pub(crate) enum Short {
+    Ended(Ending),
+    Malformed(String),
+}
+
+pub(crate) type Read<T> = Result<T, Short>;
+
+pub(crate) struct Wire {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    seen: Vec<u8>,
+    ended: Option<Ending>,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self {
+            stream,
+            unread: Vec::new(),
+            seen: Vec::new(),
+            ended: None,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Takes the bytes read since the last call, as they came.
+    pub(crate) fn take_seen(&mut self) -> Vec<u8> {
+        let unread = self.unread.len();
+        let taken = self.seen.len() - unread;
+        self.seen.drain(..taken).collect()
+    }
+
+    /// Waits for `read` until the deadline; panics with what arrived on a timeout or a short read.
+    pub(crate) fn expect<T>(&self, what: &str, read: Option<Read<T>>) -> T {
+        let seen = text(&self.seen);
+        match read {
+            Some(Ok(value)) => value,
+            Some(Err(short)) => panic!("while reading {what}: {short:?}; read so far: {seen:?}"),
+            None => panic!("no {what} within {DEADLINE:?}; read so far: {seen:?}"),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        let written = within(DEADLINE, self.stream.write_all(bytes)).await;
+        match written {
+            Some(Ok(())) => {}
+            Some(Err(error)) => panic!(
+                "writing {} bytes: {error}; read so far: {:?}",
+                bytes.len(),
+                text(&self.seen)
+            ),
+            None => panic!("{} bytes not taken within {DEADLINE:?}", bytes.len()),
+        }
+    }
+
+    /// Writes as much as the other side takes before it ends the connection; true when it took all.
+    pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> bool {
+        within(DEADLINE, self.stream.write_all(bytes))
+            .await
+            .is_some_and(|written| written.is_ok())
+    }
+
+    pub(crate) async fn head(&mut self) -> Read<RawHead> {
+        loop {
+            if let Some(end) = find(&self.unread, b"\r\n\r\n") {
+                return Ok(RawHead::parse(&self.take(end + 4)));
+            }
+            self.fill().await?;
+        }
+    }
+
+    pub(crate) async fn exactly(&mut self, count: usize) -> Read<Vec<u8>> {
+        while self.unread.len() < count {
+            self.fill().await?;
+        }
+        Ok(self.take(count))
+    }
+
+    /// Whatever has arrived, at least one byte.
+    pub(crate) async fn some(&mut self) -> Read<Vec<u8>> {
+        if self.unread.is_empty() {
+            self.fill().await?;
+        }
+        let all = self.unread.len();
+        Ok(self.take(all))
+    }
+
+    pub(crate) async fn chunked(&mut self) -> Read<Chunked> {
+        let mut raw = Vec::new();
+        let mut chunks = Vec::new();
+        loop {
+            let line = self.line(&mut raw).await?;
+            let size = line.split(';').next().unwrap_or_default();
+            let size = usize::from_str_radix(size, 16)
+                .map_err(|_| Short::Malformed(format!("chunk size {line:?}")))?;
+            if size == 0 {
+                break;
+            }
+            let data = self.exactly(size + 2).await?;
+            raw.extend_from_slice(&data);
+            if !data.ends_with(b"\r\n") {
+                return Err(Short::Malformed(format!(
+                    "no CRLF after chunk {:?}",
+                    text(&data)
+                )));
+            }
+            chunks.push(data[..size].to_vec());
+        }
+        let mut trailers = Vec::new();
+        loop {
+            let line = self.line(&mut raw).await?;
+            if line.is_empty() {
+                return Ok(Chunked {
+                    raw,
+                    chunks,
+                    trailers,
+                });
+            }
+            trailers.extend(header_lines(std::iter::once(line.as_str()), &line));
+        }
+    }
+
+    /// Reads to the end of the connection: the bytes left, and how it ended.
+    pub(crate) async fn rest(&mut self) -> (Vec<u8>, Ending) {
+        let ending = loop {
+            match self.fill().await {
+                Ok(()) => {}
+                Err(Short::Ended(ending)) => break ending,
+                Err(Short::Malformed(why)) => unreachable!("filling parses nothing: {why}"),
+            }
+        };
+        let all = self.unread.len();
+        (self.take(all), ending)
+    }
+
+    /// Whether the other side has neither ended the connection nor sent anything unread, as far as the kernel knows now.
+    pub(crate) fn is_quiet_and_open(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        self.ended.is_none()
+            && self.unread.is_empty()
+            && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// FIN, keeping the reading side.
+    pub(crate) async fn half_close(&mut self) {
+        // The other side may be gone already; then there is nothing left to end.
+        drop(self.stream.shutdown().await);
+    }
+
+    /// FIN and close. What lies unread is read first: closing over unread bytes would send a reset instead.
+    pub(crate) async fn close(mut self) {
+        self.half_close().await;
+        let mut scrap = [0; 4096];
+        while matches!(self.stream.try_read(&mut scrap), Ok(count) if count > 0) {}
+    }
+
+    /// RST.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("SO_LINGER");
+    }
+
+    async fn line(&mut self, raw: &mut Vec<u8>) -> Read<String> {
+        loop {
+            if let Some(end) = find(&self.unread, b"\r\n") {
+                let line = self.take(end + 2);
+                raw.extend_from_slice(&line);
+                return Ok(text(&line[..end]));
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn fill(&mut self) -> Read<()> {
+        if let Some(ending) = self.ended {
+            return Err(Short::Ended(ending));
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        let ending = match self.stream.read(&mut buffer).await {
+            Ok(0) => Ending::Closed,
+            Ok(count) => {
+                self.unread.extend_from_slice(&buffer[..count]);
+                self.seen.extend_from_slice(&buffer[..count]);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ending::Reset,
+            Err(error) => panic!("reading: {error}"),
+        };
+        self.ended = Some(ending);
+        Err(Short::Ended(ending))
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        self.unread.drain(..count).collect()
+    }
+}
+
+/// The future's value, or nothing when the time is over.
+pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(time, future).await.ok()
+}
+
+/// [`within`] for reads, at the common deadline.
+pub(crate) async fn in_time<T>(read: impl Future<Output = Read<T>>) -> Option<Read<T>> {
+    within(DEADLINE, read).await
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
