@@ -1,8 +1,16 @@
-//! The log line of one exchange and its two printed forms.
+//! The log line of one exchange, in Heroku's form and as JSON. What is printed comes from strangers, so the invariant is:
+//! whatever the bytes, one line is one line and no field can be forged. This runs once per request; it allocates nothing
+//! but the growth of `out`.
 
 use std::time::{Duration, SystemTime};
 
-use crate::failure::Failure;
+use self::timestamp::{digit, timestamp};
+use crate::{
+    failure::Failure,
+    verdict::{self, Severity, Verdict},
+};
+
+mod timestamp;
 
 /// The facts of one finished exchange of a known app. `method`, `path`, `host` and `forwarded_for` are bytes as they came
 /// from the network.
@@ -50,3 +58,289 @@ pub enum Protocol {
     /// HTTP/2
     Http2,
 }
+
+impl LogLine<'_> {
+    /// Appends `TIME heroku[router]: at=info method=…` and a line feed.
+    pub fn write_heroku(&self, out: &mut Vec<u8>) {
+        out.reserve(TYPICAL_LENGTH + self.path.len() + self.forwarded_for.len());
+        out.extend_from_slice(&timestamp(self.ended));
+        out.extend_from_slice(b" heroku[router]: ");
+        write_outcome(out, self.failure.map(verdict::of));
+        out.extend_from_slice(b"method=");
+        write_bare(out, self.method);
+        out.extend_from_slice(b" path=\"");
+        write_quoted(out, self.path);
+        out.extend_from_slice(b"\" host=");
+        write_bare(out, self.host);
+        out.extend_from_slice(b" request_id=");
+        write_identifier(out, self.request_id);
+        out.extend_from_slice(b" fwd=\"");
+        write_quoted(out, self.forwarded_for);
+        out.extend_from_slice(b"\" dyno=");
+        write_identifier(out, self.dyno.unwrap_or_default());
+        out.extend_from_slice(b" connect=");
+        if let Some(connect) = self.connect {
+            write_number(out, milliseconds(connect));
+            out.extend_from_slice(b"ms");
+        }
+        out.extend_from_slice(b" service=");
+        if let Some(service) = self.service {
+            write_number(out, milliseconds(service));
+            out.extend_from_slice(b"ms");
+        }
+        out.extend_from_slice(b" status=");
+        if let Some(status) = self.status {
+            write_number(out, u64::from(status));
+        }
+        out.extend_from_slice(b" bytes=");
+        write_number(out, self.bytes);
+        out.extend_from_slice(b" protocol=");
+        out.extend_from_slice(self.protocol.as_str().as_bytes());
+        match self.tls {
+            None => out.extend_from_slice(b" tls=false"),
+            Some(version) => {
+                out.extend_from_slice(b" tls=true tls_version=");
+                write_identifier(out, version);
+            }
+        }
+        out.push(b'\n');
+    }
+
+    /// Appends one JSON object with the same names and a line feed. Absent fields are left out, except that `status` is
+    /// `null`; `connect` and `service` are milliseconds; bytes that are not UTF-8 become U+FFFD.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.reserve(TYPICAL_LENGTH + self.path.len() + self.forwarded_for.len());
+        out.extend_from_slice(b"{\"time\":\"");
+        out.extend_from_slice(&timestamp(self.ended));
+        out.push(b'"');
+        write_member(out, "app", self.app.as_bytes());
+        let verdict = self.failure.map(verdict::of);
+        write_optional(out, "sock", verdict.and_then(|row| row.sock));
+        write_member(out, "at", severity(verdict).as_bytes());
+        write_optional(out, "code", verdict.and_then(|row| row.code));
+        write_optional(out, "desc", verdict.map(|row| row.desc));
+        write_optional(out, "cause", verdict.and_then(|row| row.cause));
+        write_member(out, "method", self.method);
+        write_member(out, "path", self.path);
+        write_member(out, "host", self.host);
+        write_member(out, "request_id", self.request_id.as_bytes());
+        write_member(out, "fwd", self.forwarded_for);
+        write_optional(out, "dyno", self.dyno);
+        if let Some(connect) = self.connect {
+            out.extend_from_slice(b",\"connect\":");
+            write_number(out, milliseconds(connect));
+        }
+        if let Some(service) = self.service {
+            out.extend_from_slice(b",\"service\":");
+            write_number(out, milliseconds(service));
+        }
+        out.extend_from_slice(b",\"status\":");
+        match self.status {
+            Some(status) => write_number(out, u64::from(status)),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"bytes\":");
+        write_number(out, self.bytes);
+        write_member(out, "protocol", self.protocol.as_str().as_bytes());
+        out.extend_from_slice(if self.tls.is_some() {
+            b",\"tls\":true"
+        } else {
+            b",\"tls\":false"
+        });
+        write_optional(out, "tls_version", self.tls);
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+impl Protocol {
+    /// As printed after `protocol=`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "http1.0",
+            Self::Http11 => "http1.1",
+            Self::Http2 => "http2.0",
+        }
+    }
+}
+
+/// What a line holds besides the path and the forwarded addresses; only saves the buffer from growing in steps.
+const TYPICAL_LENGTH: usize = 320;
+
+const fn severity(verdict: Option<&Verdict>) -> &'static str {
+    match verdict {
+        Some(row) => row.severity.as_str(),
+        None => Severity::Info.as_str(),
+    }
+}
+
+/// `sock= at= code= desc= cause=`, as many as there are, with a space after the last. The texts are our own.
+fn write_outcome(out: &mut Vec<u8>, verdict: Option<&Verdict>) {
+    if let Some(sock) = verdict.and_then(|row| row.sock) {
+        out.extend_from_slice(b"sock=");
+        out.extend_from_slice(sock.as_bytes());
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"at=");
+    out.extend_from_slice(severity(verdict).as_bytes());
+    out.push(b' ');
+    let Some(row) = verdict else { return };
+    if let Some(code) = row.code {
+        out.extend_from_slice(b"code=");
+        out.extend_from_slice(code.as_bytes());
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"desc=\"");
+    out.extend_from_slice(row.desc.as_bytes());
+    out.extend_from_slice(b"\" ");
+    if let Some(cause) = row.cause {
+        out.extend_from_slice(b"cause=\"");
+        out.extend_from_slice(cause.as_bytes());
+        out.extend_from_slice(b"\" ");
+    }
+}
+
+/// The inside of a quoted value. UTF-8 stays readable; quotes, backslashes, whatever could end a line or move a cursor,
+/// and stray bytes are escaped.
+fn write_quoted(out: &mut Vec<u8>, value: &[u8]) {
+    if is_plain(value) {
+        return out.extend_from_slice(value);
+    }
+    for chunk in value.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            let mut encoded = [0; 4];
+            let encoded = character.encode_utf8(&mut encoded).as_bytes();
+            if breaks_lines(character) || matches!(character, '"' | '\\') {
+                encoded.iter().for_each(|&byte| write_escape(out, byte));
+            } else {
+                out.extend_from_slice(encoded);
+            }
+        }
+        chunk
+            .invalid()
+            .iter()
+            .for_each(|&byte| write_escape(out, byte));
+    }
+}
+
+/// A value without quotes around it: nothing in it may look like the end of a value or the start of another field.
+fn write_bare(out: &mut Vec<u8>, value: &[u8]) {
+    for &byte in value {
+        if !byte.is_ascii_graphic() || matches!(byte, b'"' | b'\\' | b'=') {
+            write_escape(out, byte);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+/// A bare value that we made or checked ourselves. A client's request ID may hold `=` and is printed as it is, so that it
+/// can be searched for.
+fn write_identifier(out: &mut Vec<u8>, value: &str) {
+    let mut parts = value.as_bytes().split(|&byte| byte == b'=');
+    write_bare(out, parts.next().unwrap_or_default());
+    for part in parts {
+        out.push(b'=');
+        write_bare(out, part);
+    }
+}
+
+fn write_escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        _ => out.extend_from_slice(&[b'\\', b'x', hex_digit(byte >> 4), hex_digit(byte & 15)]),
+    }
+}
+
+fn write_optional(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        write_member(out, name, value.as_bytes());
+    }
+}
+
+/// `,"name":"value"`.
+fn write_member(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    if is_plain(value) {
+        out.extend_from_slice(value);
+    } else {
+        write_json_text(out, value);
+    }
+    out.push(b'"');
+}
+
+fn write_json_text(out: &mut Vec<u8>, value: &[u8]) {
+    for chunk in value.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            let mut encoded = [0; 4];
+            match character {
+                '"' | '\\' | '\n' | '\r' | '\t' => write_escape(out, character as u8),
+                // All of them lie in the basic plane: four digits are enough.
+                _ if breaks_lines(character) => {
+                    out.extend_from_slice(b"\\u");
+                    for shift in [12, 8, 4, 0] {
+                        out.push(hex_digit((character as u32 >> shift) as u8 & 15));
+                    }
+                }
+                _ => out.extend_from_slice(character.encode_utf8(&mut encoded).as_bytes()),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{FFFD}".as_bytes());
+        }
+    }
+}
+
+/// Printable ASCII without quote and backslash, which is nearly every value. No early exit, so that it compiles to vector
+/// instructions.
+fn is_plain(value: &[u8]) -> bool {
+    let special = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
+    !value
+        .iter()
+        .fold(false, |found, &byte| found | special(byte))
+}
+
+/// Control characters, and the two separators at which some readers of logs end a line.
+fn breaks_lines(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+const fn hex_digit(value: u8) -> u8 {
+    if value < 10 {
+        b'0' + value
+    } else {
+        b'a' + value - 10
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, value: u64) {
+    // u64::MAX has 20 digits.
+    let mut digits = [b'0'; 20];
+    let mut rest = value;
+    let mut used = 0;
+    for slot in digits.iter_mut().rev() {
+        *slot = digit(rest);
+        rest /= 10;
+        used += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+}
+
+const fn milliseconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1000)
+        .saturating_add(duration.subsec_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests;

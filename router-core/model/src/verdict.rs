@@ -258,3 +258,74 @@ const fn notice(code: &'static str, desc: &'static str, status: u16, page: Page)
         ..app_error(code, desc)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// The whole table as a person reads it.
+    fn printed() -> String {
+        let mut table = String::new();
+        for &failure in Failure::ALL {
+            let row = of(failure);
+            let status = row
+                .status
+                .map_or_else(|| "-".to_owned(), |status| status.to_string());
+            writeln!(
+                table,
+                "{:<32} {:<3} {status:<3} {:<7} {:<7} {:<11} logged={:<5} quarantine={:<5} try_another_dyno={:<5} {:?}{}",
+                format!("{failure:?}"),
+                row.code.unwrap_or("-"),
+                row.severity.as_str(),
+                row.sock.unwrap_or("-"),
+                format!("{:?}", row.page),
+                row.logged,
+                row.quarantine,
+                row.try_another_dyno,
+                row.desc,
+                row.cause.map(|cause| format!(" cause={cause:?}")).unwrap_or_default(),
+            )
+            .unwrap();
+        }
+        table
+    }
+
+    #[test]
+    fn the_printed_table_is_the_one_reviewed() {
+        insta::assert_snapshot!("verdicts", printed());
+    }
+
+    #[test]
+    fn only_failing_to_connect_blames_the_dyno_and_tries_another() {
+        for &failure in Failure::ALL {
+            let connect = matches!(failure, Failure::ConnectTimeout | Failure::ConnectRefused);
+            assert_eq!(of(failure).quarantine, connect, "{failure:?}");
+            assert_eq!(of(failure).try_another_dyno, connect, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_logged_exactly_for_failures_with_a_code() {
+        for &failure in Failure::ALL {
+            assert_eq!(
+                of(failure).logged,
+                of(failure).code.is_some(),
+                "{failure:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_need_no_escaping_in_a_log_line() {
+        for &failure in Failure::ALL {
+            for text in [of(failure).desc, of(failure).cause.unwrap_or_default()] {
+                assert!(
+                    text.bytes()
+                        .all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+                );
+            }
+        }
+    }
+}
