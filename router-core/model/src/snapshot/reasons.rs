@@ -1,0 +1,70 @@
+//! Why an app is rejected, collected rather than stopped at: each reason names the field, the value and what is allowed. Values
+//! are shown escaped and shortened, because a document may hold anything.
+
+use std::fmt::Display;
+
+use serde_json::Value;
+
+/// The reasons found so far.
+#[derive(Debug, Default)]
+pub(super) struct Reasons(Vec<String>);
+
+impl Reasons {
+    /// Notes that `value` at `field` is not what it has to be.
+    pub(super) fn add(&mut self, field: &str, value: Option<&Value>, expected: impl Display) {
+        self.0
+            .push(format!("{field}: {}, {expected}", describe(value)));
+    }
+
+    /// Every reason.
+    pub(super) fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}
+
+/// A value as a person would read it, short and without control characters.
+pub(super) fn describe(value: Option<&Value>) -> String {
+    match value {
+        None => "missing".to_owned(),
+        Some(Value::Null) => "null".to_owned(),
+        Some(Value::Bool(value)) => value.to_string(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::String(text)) => quote(text),
+        Some(Value::Array(_)) => "an array".to_owned(),
+        Some(Value::Object(_)) => "an object".to_owned(),
+    }
+}
+
+fn quote(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or(text)),
+        None => format!("{text:?}"),
+    }
+}
+
+/// Characters of a text that are shown.
+const LONGEST_SHOWN: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_described_short_and_escaped() {
+        for (value, expected) in [
+            (json!(null), "null".to_owned()),
+            (json!(true), "true".to_owned()),
+            (json!(-1.5), "-1.5".to_owned()),
+            (json!("a\n\"b\""), "\"a\\n\\\"b\\\"\"".to_owned()),
+            (json!([1, 2]), "an array".to_owned()),
+            (json!({"a": 1}), "an object".to_owned()),
+            (json!("é".repeat(80)), format!("\"{}\"", "é".repeat(80))),
+            (json!("é".repeat(81)), format!("\"{}\"...", "é".repeat(80))),
+        ] {
+            assert_eq!(describe(Some(&value)), expected);
+        }
+        assert_eq!(describe(None), "missing");
+    }
+}
