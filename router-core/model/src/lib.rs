@@ -1,0 +1,24 @@
+//! The pure model of the router: what a request, an app, a failure and a log line are, and every decision that needs no
+//! socket. This crate reads no clock, opens no socket, spawns nothing and holds no global; `now`, random bytes and
+//! addresses are arguments.
+
+pub mod admission;
+pub mod affinity;
+pub mod app;
+pub mod backoff;
+pub mod cursor;
+pub mod diff;
+pub mod failure;
+pub mod forward;
+pub mod h1;
+pub mod hostname;
+pub mod limits;
+pub mod log_line;
+pub mod pages;
+pub mod request_id;
+pub mod response;
+pub mod retry;
+pub mod settings;
+pub mod snapshot;
+pub mod timeouts;
+pub mod verdict;
