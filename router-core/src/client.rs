@@ -1,0 +1,182 @@
+//! One client connection: its bytes in and out, and its one timer. What the bytes mean is the proxy's business.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use crate::clock::{self, Instant};
+use crate::relay::OutQueue;
+
+/// What a client connection runs over.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Ready when a read may give something; lets an idle connection do without a buffer.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Makes the end of the connection visible as an error, where an orderly close would look like the end of a body.
+    fn abort(&self);
+}
+
+impl Transport for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read_ready(cx).map(|_| ())
+    }
+
+    fn abort(&self) {
+        // Closing then sends RST. A socket that refuses the option is closed in the ordinary way, which is no worse.
+        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(std::time::Duration::ZERO))
+        {
+            tracing::debug!(%error, "cannot set SO_LINGER");
+        }
+    }
+}
+
+/// A client's connection.
+pub(crate) struct Client<IO> {
+    pub(crate) io: IO,
+    /// Bytes read and not yet understood.
+    pub(crate) buffer: BytesMut,
+    /// Bytes to be written.
+    pub(crate) out: OutQueue,
+    pub(crate) timer: Timer,
+    /// Who the client is, if it is known.
+    pub(crate) address: Option<SocketAddr>,
+    /// The port that the client connected to.
+    pub(crate) port: u16,
+    read_size: usize,
+}
+
+/// A head fits in the first; a body makes reads grow to the second.
+const SMALL_READ: usize = 4 * 1024;
+const LARGE_READ: usize = 64 * 1024;
+
+impl<IO: Transport> Client<IO> {
+    pub(crate) fn new(io: IO, address: Option<SocketAddr>, port: u16) -> Self {
+        Self {
+            io,
+            buffer: BytesMut::new(),
+            out: OutQueue::default(),
+            timer: Timer::new(),
+            address,
+            port,
+            read_size: SMALL_READ,
+        }
+    }
+
+    /// Reads more bytes; 0 is the end of the connection.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.is_empty() {
+            ready!(self.io.poll_readable(cx));
+        }
+        poll_read_grown(&mut self.io, cx, &mut self.buffer, &mut self.read_size)
+    }
+
+    /// Writes some of what is queued.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        poll_write_queue(&mut self.io, cx, &mut self.out)
+    }
+
+    /// Ready when the client has gone; keeps at most `most` bytes of what it sends meanwhile.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+        while self.buffer.len() < most {
+            match ready!(self.poll_read(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Waits for the client to go away.
+    pub(crate) async fn gone(&mut self, most: usize) {
+        std::future::poll_fn(|cx| self.poll_gone(cx, most)).await;
+    }
+
+    /// Writes all that is queued, unless the client takes nothing for `idle`.
+    pub(crate) async fn flush(&mut self, idle: std::time::Duration) -> io::Result<()> {
+        while !self.out.is_empty() {
+            let deadline = clock::now() + idle;
+            let written = std::future::poll_fn(|cx| match self.poll_write(cx) {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => self
+                    .timer
+                    .poll_until(cx, deadline)
+                    .map(|()| Err(io::ErrorKind::TimedOut.into())),
+            });
+            written.await?;
+        }
+        Ok(())
+    }
+
+    /// Gives memory back before a wait that may be long.
+    pub(crate) fn shrink(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.read_size = SMALL_READ;
+        }
+    }
+}
+
+/// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
+pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
+    io: &mut R,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    size: &mut usize,
+) -> Poll<io::Result<usize>> {
+    if buffer.capacity() - buffer.len() < *size / 4 {
+        buffer.reserve(*size);
+    }
+    let offered = buffer.capacity() - buffer.len();
+    let read = ready!(poll_read_buf(Pin::new(io), cx, buffer))?;
+    if read == offered && *size < LARGE_READ {
+        *size *= 2;
+    }
+    Poll::Ready(Ok(read))
+}
+
+/// Writes some of `queue`; a peer that takes nothing of something is gone.
+pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    cx: &mut Context<'_>,
+    queue: &mut OutQueue,
+) -> Poll<io::Result<usize>> {
+    match ready!(poll_write_buf(Pin::new(io), cx, queue))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}
+
+/// The one timer of a connection. Deadlines mostly move later, so it is set again only when it would fire too late; when it fires too early it
+/// looks at the deadline anew.
+pub(crate) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(clock::now())),
+        }
+    }
+
+    /// Ready once `deadline` has passed.
+    pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.sleep.is_elapsed() || self.sleep.deadline() > deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if clock::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+}

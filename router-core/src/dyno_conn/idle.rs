@@ -1,0 +1,107 @@
+//! Kept dyno connections of one worker: the youngest is used first, so that the rest can grow old and close.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::DynoConn;
+use crate::clock::Instant;
+use crate::dyno::Dyno;
+
+/// Kept connections, by dyno.
+#[derive(Debug, Default)]
+pub(crate) struct IdleConns {
+    by_dyno: HashMap<u64, OfDyno>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct OfDyno {
+    dyno: Arc<Dyno>,
+    conns: Vec<DynoConn>,
+}
+
+impl IdleConns {
+    /// A usable connection to `dyno`. With `max_idle`, one that has been idle for longer is left alone.
+    pub(crate) fn take(
+        &mut self,
+        dyno: &Dyno,
+        max_idle: Option<Duration>,
+        now: Instant,
+    ) -> Option<DynoConn> {
+        let kept = self.by_dyno.get_mut(&dyno.id())?;
+        while let Some(conn) = kept.conns.pop() {
+            let too_old =
+                max_idle.is_some_and(|max| now.saturating_duration_since(conn.idle_since) > max);
+            if too_old {
+                // All others have been idle for longer still.
+                kept.conns.push(conn);
+                return None;
+            }
+            self.count -= 1;
+            if conn.idle_until > now && conn.is_quiet() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for at most `keep`, unless `most` are kept already or the dyno gets no requests any more.
+    pub(crate) fn put(
+        &mut self,
+        dyno: &Arc<Dyno>,
+        mut conn: DynoConn,
+        keep: Duration,
+        most: usize,
+        now: Instant,
+    ) {
+        if dyno.retired().is_cancelled() {
+            return;
+        }
+        let kept = self.by_dyno.entry(dyno.id()).or_insert_with(|| OfDyno {
+            dyno: Arc::clone(dyno),
+            conns: Vec::new(),
+        });
+        if kept.conns.len() >= most {
+            return;
+        }
+        conn.reused = true;
+        conn.idle_since = now;
+        conn.idle_until = now + keep;
+        // An idle connection costs no buffer.
+        conn.buffer = bytes::BytesMut::new();
+        kept.conns.push(conn);
+        self.count += 1;
+    }
+
+    /// Closes what is too old, closed by its dyno, or of a retired dyno.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.by_dyno.retain(|_, kept| {
+            if kept.dyno.retired().is_cancelled() {
+                return false;
+            }
+            kept.conns
+                .retain(|conn| conn.idle_until > now && conn.is_quiet());
+            !kept.conns.is_empty()
+        });
+        self.count = self.by_dyno.values().map(|kept| kept.conns.len()).sum();
+    }
+
+    /// Closes everything.
+    pub(crate) fn clear(&mut self) {
+        self.by_dyno.clear();
+        self.count = 0;
+    }
+
+    /// How many connections are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// How many connections to one dyno are kept.
+    pub(crate) fn of_dyno(&self, dyno: &Dyno) -> usize {
+        self.by_dyno
+            .get(&dyno.id())
+            .map_or(0, |kept| kept.conns.len())
+    }
+}

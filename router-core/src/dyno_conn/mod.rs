@@ -1,0 +1,51 @@
+//! Connections from the router to dynos: dialling, and keeping them for the next request. The sweeping rule: a kept connection is used only while
+//! nothing has come in on it, for a dyno that closed it or sent bytes nobody asked for is not to be trusted with a request.
+
+mod dial;
+mod idle;
+
+pub(crate) use dial::dial;
+pub(crate) use idle::IdleConns;
+
+use bytes::BytesMut;
+use router_model::h1::{HeadLimits, HeadParser};
+use tokio::net::TcpStream;
+
+use crate::clock::Instant;
+use crate::relay::OutQueue;
+
+/// One connection to a dyno.
+#[derive(Debug)]
+pub(crate) struct DynoConn {
+    pub(crate) stream: TcpStream,
+    /// Bytes read and not yet understood.
+    pub(crate) buffer: BytesMut,
+    /// Bytes to be written.
+    pub(crate) out: OutQueue,
+    pub(crate) parser: HeadParser,
+    /// A request has been served on it before this one.
+    pub(crate) reused: bool,
+    idle_since: Instant,
+    idle_until: Instant,
+}
+
+impl DynoConn {
+    pub(crate) fn new(stream: TcpStream, limits: HeadLimits, now: Instant) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            out: OutQueue::default(),
+            parser: HeadParser::response(limits),
+            reused: false,
+            idle_since: now,
+            idle_until: now,
+        }
+    }
+
+    /// Whether nothing has come in since the last response ended: no close, no stray bytes.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [0u8; 1];
+        self.buffer.is_empty()
+            && matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}

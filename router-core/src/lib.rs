@@ -1,0 +1,31 @@
+//! An HTTP edge router to embed: it knows which app answers for which hostname, proxies HTTP/1.x and upgraded connections to the app's web dynos, names every
+//! failure with an H-code, and is told of routes by a feed that may die without anything happening to what is served.
+//!
+//! Three ways in:
+//! * [`Router`] with a [`server::Server`] is a router with listeners and workers of its own;
+//! * [`Router::layer`] puts it in front of any `tower` service: known hosts go to dynos, all others to the service;
+//! * [`feed`] keeps the [`RouteTable`] up to date; or apply snapshots to it yourself.
+
+pub use router_model as model;
+
+mod balancer;
+mod client;
+mod clock;
+mod dyno;
+mod dyno_conn;
+mod exchange;
+mod observe;
+mod pool;
+mod proxy;
+mod relay;
+mod respond;
+mod router;
+mod table;
+mod tasks;
+mod worker;
+
+pub mod server;
+
+pub use observe::{Event, Observer};
+pub use router::{BuildError, Router, RouterBuilder, Stats};
+pub use table::{Applied, RouteTable};

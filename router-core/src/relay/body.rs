@@ -1,0 +1,516 @@
+//! One exchange over two connections: the request body up, the response down, both at once. A state machine polled as a whole, because either direction can end
+//! the other and both share the deadline. It knows bytes, framing and time; what a failure leads to is the proxy's business.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use router_model::failure::Failure;
+use router_model::forward::{self, ResponseFields};
+use router_model::h1::chunked::ChunkLimits;
+use router_model::h1::{BodyDecoder, Framing, ResponseHead};
+use router_model::response::{self, Judged};
+use router_model::retry::Sent;
+
+use super::queue::{Pumped, pump};
+use crate::client::{Client, Transport, poll_read_grown, poll_write_queue};
+use crate::clock::{self, Instant};
+use crate::dyno_conn::DynoConn;
+use crate::exchange::Exchange;
+use crate::worker::Worker;
+
+/// What the relay has to know of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Where the request body ends.
+    pub(crate) framing: Framing,
+    pub(crate) is_head: bool,
+    /// The client asked for an upgrade.
+    pub(crate) upgrade: bool,
+    /// The client is HTTP/1.0.
+    pub(crate) http10: bool,
+    /// The client wants its connection kept.
+    pub(crate) keep_alive: bool,
+    /// A dyno's 100 is for the client (`end_to_end_continue`).
+    pub(crate) pass_continue: bool,
+    /// The client waits for the dyno's 100.
+    pub(crate) expects_continue: bool,
+    pub(crate) first_byte: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) chunk_limits: ChunkLimits,
+}
+
+/// How an exchange ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The response is with the client.
+    Response {
+        /// The dyno's connection can serve another request, for at most so long if the dyno said so.
+        reusable: Option<Reusable>,
+        /// The client's connection can.
+        keep_alive: bool,
+    },
+    /// 101: what follows is no HTTP.
+    Switched,
+}
+
+/// How long a dyno connection may be kept.
+pub(crate) type Reusable = Option<Duration>;
+
+/// How it ended badly.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) failure: Failure,
+    /// The response head was on its way to the client.
+    pub(crate) head_sent: bool,
+    /// The response ends with the connection, so only an error shows that it is cut short.
+    pub(crate) until_close: bool,
+    pub(crate) sent: Sent,
+}
+
+/// The request body's way to the dyno. Outlasts a dyno connection that dies before it took a byte.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    decoder: BodyDecoder,
+    /// The body's last byte has been read from the client.
+    read_all: bool,
+    /// When its last byte was written to the dyno.
+    complete_at: Option<Instant>,
+    /// The dyno takes no more.
+    broken: bool,
+    written: bool,
+    last_read: Instant,
+    last_write: Instant,
+}
+
+impl Upload {
+    pub(crate) fn new(plan: &Plan, now: Instant) -> Self {
+        Self {
+            decoder: BodyDecoder::new(plan.framing, plan.chunk_limits),
+            read_all: false,
+            complete_at: None,
+            broken: false,
+            written: false,
+            last_read: now,
+            last_write: now,
+        }
+    }
+
+    /// Whether a byte of the request was accepted for sending.
+    pub(crate) fn written(&self) -> bool {
+        self.written
+    }
+
+    /// Starts over on another connection, which must be given the same bytes again.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.complete_at = None;
+        self.broken = false;
+        self.written = false;
+        self.last_write = now;
+    }
+}
+
+#[derive(Debug)]
+enum Down {
+    Head,
+    Body(BodyDecoder),
+    /// All of the response is queued for the client.
+    Finished,
+    /// The 101 is queued for the client.
+    Switching,
+}
+
+/// The relay of one exchange.
+pub(crate) struct Relay<'r, 'x, IO> {
+    worker: &'r Worker,
+    exchange: &'r mut Exchange<'x>,
+    client: &'r mut Client<IO>,
+    dyno: &'r mut DynoConn,
+    plan: Plan,
+    up: &'r mut Upload,
+    down: Down,
+    judged: Option<Judged>,
+    keep_alive: bool,
+    /// A byte of the response has been read.
+    response_seen: bool,
+    interim: u8,
+    continued: bool,
+    read_size: usize,
+    last_read: Instant,
+    last_write: Instant,
+}
+
+const FIRST_READ: usize = 16 * 1024;
+/// More interim responses than this before the final one are an endless stream, not HTTP.
+const MOST_INTERIM: u8 = 16;
+
+impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
+    pub(crate) fn new(
+        worker: &'r Worker,
+        exchange: &'r mut Exchange<'x>,
+        client: &'r mut Client<IO>,
+        dyno: &'r mut DynoConn,
+        plan: Plan,
+        up: &'r mut Upload,
+    ) -> Self {
+        let now = clock::now();
+        Self {
+            worker,
+            exchange,
+            client,
+            dyno,
+            plan,
+            up,
+            down: Down::Head,
+            judged: None,
+            keep_alive: false,
+            response_seen: false,
+            interim: 0,
+            continued: false,
+            read_size: FIRST_READ,
+            last_read: now,
+            last_write: now,
+        }
+    }
+
+    /// Runs the exchange to its end.
+    pub(crate) async fn run(mut self) -> Result<Ended, Fault> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ended, Fault>> {
+        let now = clock::now();
+        let moved = self
+            .poll_upload(cx, now)
+            .and_then(|()| self.poll_download(cx, now));
+        match moved {
+            Ok(Some(ended)) => Poll::Ready(Ok(ended)),
+            Err(failure) => Poll::Ready(Err(self.fault(failure))),
+            Ok(None) => match self.deadline() {
+                Some((deadline, failure)) => self
+                    .client
+                    .timer
+                    .poll_until(cx, deadline)
+                    .map(|()| Err(self.fault(failure))),
+                // Both sides have work that needs no wait; the polls above have left their wakers.
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn fault(&self, failure: Failure) -> Fault {
+        Fault {
+            failure,
+            head_sent: !matches!(self.down, Down::Head),
+            until_close: self
+                .judged
+                .is_some_and(|judged| judged.framing == Framing::UntilClose)
+                || self.plan.http10,
+            sent: Sent {
+                reused: self.dyno.reused,
+                response_seen: self.response_seen,
+                request_written: self.up.written,
+                has_body: self.plan.framing.has_body(),
+            },
+        }
+    }
+
+    fn limits(&self) -> &router_model::limits::Limits {
+        &self.worker.shared.limits
+    }
+
+    /// Client to dyno, until both have to wait.
+    fn poll_upload(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Failure> {
+        let room = self.limits().request_buffer;
+        while self.up.complete_at.is_none() {
+            if !self.up.read_all && self.dyno.out.len() < room {
+                let mut content = 0;
+                let pumped = pump(
+                    &mut self.up.decoder,
+                    &mut self.client.buffer,
+                    &mut self.dyno.out,
+                    room,
+                    true,
+                    &mut content,
+                );
+                self.up.read_all = pumped.map_err(|_| Failure::BadChunk)? == Pumped::Done;
+            }
+            if !self.dyno.out.is_empty() {
+                match poll_write_queue(&mut self.dyno.stream, cx, &mut self.dyno.out) {
+                    Poll::Ready(Ok(_)) => {
+                        self.up.written = true;
+                        self.up.last_write = now;
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => {
+                        // It may have answered before it closed: read on, but send no more. What no byte was taken of can be sent elsewhere.
+                        self.up.broken = true;
+                        self.up.complete_at = Some(now);
+                        continue;
+                    }
+                    Poll::Pending => {}
+                }
+            } else if self.up.read_all {
+                self.up.complete_at = Some(now);
+                continue;
+            }
+            if self.up.read_all || self.dyno.out.len() >= room {
+                return Ok(());
+            }
+            match self.client.poll_read(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Failure::ClientInterrupted),
+                Poll::Ready(Ok(_)) => self.up.last_read = now,
+                Poll::Pending => return Ok(()),
+            }
+        }
+        // Nothing more is expected of the client but that it stays.
+        match self.client.poll_gone(cx, room) {
+            Poll::Ready(()) => Err(Failure::ClientInterrupted),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Dyno to client, until both have to wait.
+    fn poll_download(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Result<Option<Ended>, Failure> {
+        let room = self.limits().response_buffer;
+        loop {
+            self.understand(room, now)?;
+            if !self.client.out.is_empty() {
+                let was_full = self.client.out.len() >= room;
+                match self.client.poll_write(cx) {
+                    Poll::Ready(Ok(_)) => {
+                        self.last_write = now;
+                        if was_full && self.client.out.len() < room {
+                            // The dyno was not read while the queue was full; that silence was ours.
+                            self.last_read = now;
+                        }
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Err(Failure::ClientInterrupted),
+                    Poll::Pending => {}
+                }
+            }
+            match self.down {
+                Down::Finished if self.client.out.is_empty() => return Ok(Some(self.ended())),
+                Down::Switching if self.client.out.is_empty() => return Ok(Some(Ended::Switched)),
+                Down::Finished | Down::Switching => return Ok(None),
+                Down::Head | Down::Body(_) if self.client.out.len() >= room => return Ok(None),
+                Down::Head | Down::Body(_) => {}
+            }
+            match poll_read_grown(
+                &mut self.dyno.stream,
+                cx,
+                &mut self.dyno.buffer,
+                &mut self.read_size,
+            ) {
+                Poll::Ready(Ok(0)) => self.end_of_dyno()?,
+                // RST: unlike FIN, never a good end (spec §10-27).
+                Poll::Ready(Err(_)) => return Err(Failure::DynoInterrupted),
+                Poll::Ready(Ok(_)) => {
+                    self.response_seen = true;
+                    self.last_read = now;
+                }
+                Poll::Pending => return Ok(None),
+            }
+        }
+    }
+
+    /// Turns the dyno's bytes at hand into bytes for the client.
+    fn understand(&mut self, room: usize, now: Instant) -> Result<(), Failure> {
+        if matches!(self.down, Down::Head) {
+            self.take_heads(now)?;
+        }
+        let Down::Body(decoder) = &mut self.down else {
+            return Ok(());
+        };
+        let keep_framing = !self.plan.http10;
+        if self.client.out.is_empty() {
+            self.last_write = now;
+        }
+        let content = &mut self.exchange.bytes;
+        let pumped = pump(
+            decoder,
+            &mut self.dyno.buffer,
+            &mut self.client.out,
+            room,
+            keep_framing,
+            content,
+        );
+        if pumped.map_err(|_| Failure::DynoInterrupted)? == Pumped::Done {
+            self.down = Down::Finished;
+        }
+        Ok(())
+    }
+
+    fn end_of_dyno(&mut self) -> Result<(), Failure> {
+        match &self.down {
+            Down::Body(decoder) if decoder.ends_with_connection() => {
+                self.down = Down::Finished;
+                Ok(())
+            }
+            Down::Head if !self.response_seen && !self.up.broken => {
+                Err(Failure::ClosedWithoutResponse)
+            }
+            Down::Head | Down::Body(_) | Down::Finished | Down::Switching => {
+                Err(Failure::DynoInterrupted)
+            }
+        }
+    }
+
+    /// Interim heads, then the final one.
+    fn take_heads(&mut self, now: Instant) -> Result<(), Failure> {
+        loop {
+            let parsed = self.dyno.parser.take_response(&mut self.dyno.buffer);
+            let Some(head) = parsed.map_err(response::head_failure)? else {
+                return Ok(());
+            };
+            if self.client.out.is_empty() {
+                self.last_write = now;
+            }
+            match head.status() {
+                101 | 200.. => return self.final_head(&head),
+                _ => self.interim_head(&head)?,
+            }
+        }
+    }
+
+    /// 100 belongs to whoever asked for it; 103 goes to clients that can read it; the others to nobody (spec §1.15).
+    fn interim_head(&mut self, head: &ResponseHead) -> Result<(), Failure> {
+        self.interim += 1;
+        if self.interim > MOST_INTERIM {
+            return Err(Failure::MalformedResponse);
+        }
+        let pass = match head.status() {
+            100 => {
+                if self.plan.pass_continue && self.continued {
+                    return Err(Failure::MalformedResponse);
+                }
+                self.continued = true;
+                self.plan.pass_continue
+            }
+            103 => true,
+            _ => false,
+        };
+        if pass && !self.plan.http10 {
+            let mut out = BytesMut::new();
+            forward::write_interim(head, &mut out);
+            self.client.out.push(out.freeze());
+        }
+        Ok(())
+    }
+
+    fn final_head(&mut self, head: &ResponseHead) -> Result<(), Failure> {
+        let judged = response::judge(head, self.plan.is_head, self.plan.upgrade)?;
+        let unanswered_expect =
+            self.plan.pass_continue && self.plan.expects_continue && !self.continued;
+        let ends_by_itself = match judged.framing {
+            Framing::UntilClose => false,
+            Framing::Chunked => !self.plan.http10,
+            Framing::None | Framing::Length(_) => true,
+        };
+        // An early response ends the connection: nobody can tell the rest of the upload from the next request.
+        self.keep_alive = self.plan.keep_alive
+            && ends_by_itself
+            && self.up.read_all
+            && !self.up.broken
+            && !unanswered_expect
+            && !self.worker.is_draining();
+        let shared = &self.worker.shared;
+        let mut out = BytesMut::new();
+        self.worker.with_date(|date| {
+            let ours = ResponseFields {
+                via: &shared.via,
+                server: &shared.name,
+                date,
+                keep_alive: self.keep_alive,
+                to_http10: self.plan.http10,
+                set_cookie: self.exchange.set_cookie.as_deref(),
+                bodiless: judged.bodiless,
+                framing: judged.framing,
+                nominates: judged.nominates,
+            };
+            forward::write_response(head, &ours, &mut out);
+        });
+        self.client.out.push(out.freeze());
+        self.exchange.status = Some(head.status());
+        self.down = if head.status() == 101 {
+            Down::Switching
+        } else {
+            Down::Body(BodyDecoder::new(
+                judged.framing,
+                self.response_chunk_limits(),
+            ))
+        };
+        self.judged = Some(Judged {
+            reusable: judged.reusable && !unanswered_expect,
+            ..judged
+        });
+        Ok(())
+    }
+
+    fn response_chunk_limits(&self) -> ChunkLimits {
+        ChunkLimits {
+            line: self.limits().response_header_line,
+            trailers: self.limits().request_headers,
+        }
+    }
+
+    fn ended(&self) -> Ended {
+        let clean = self.up.complete_at.is_some()
+            && !self.up.broken
+            && self.dyno.buffer.is_empty()
+            && self.dyno.out.is_empty();
+        let reusable = self
+            .judged
+            .filter(|judged| judged.reusable && clean)
+            .map(|judged| judged.keep_alive_timeout);
+        Ended::Response {
+            reusable,
+            keep_alive: self.keep_alive,
+        }
+    }
+
+    /// The next moment at which somebody has been silent for too long, and whose fault that is (spec §1.6, §10-2).
+    fn deadline(&self) -> Option<(Instant, Failure)> {
+        let (plan, up, limits) = (&self.plan, &*self.up, self.limits());
+        let client_owes = (!up.read_all
+            && up.complete_at.is_none()
+            && self.dyno.out.len() < limits.request_buffer)
+            .then(|| (up.last_read + plan.idle, Failure::ClientIdle));
+        let dyno_takes_nothing =
+            (up.complete_at.is_none() && !self.dyno.out.is_empty()).then(|| {
+                let failure = if self.response_seen {
+                    Failure::DynoIdle
+                } else {
+                    Failure::RequestTimeout
+                };
+                (up.last_write + plan.idle, failure)
+            });
+        let unanswered = match up.complete_at {
+            Some(sent) if !self.response_seen => {
+                Some((sent + plan.first_byte, Failure::RequestTimeout))
+            }
+            _ => None,
+        };
+        let reading = matches!(self.down, Down::Head | Down::Body(_))
+            && self.client.out.len() < limits.response_buffer;
+        let dyno_silent = (self.response_seen && reading)
+            .then(|| (self.last_read + plan.idle, Failure::DynoIdle));
+        let client_takes_nothing = (!self.client.out.is_empty())
+            .then(|| (self.last_write + plan.idle, Failure::ClientIdle));
+        [
+            client_owes,
+            dyno_takes_nothing,
+            unanswered,
+            dyno_silent,
+            client_takes_nothing,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+}

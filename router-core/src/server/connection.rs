@@ -1,0 +1,137 @@
+//! One client connection: heads in, one after the other, until either side has had enough. What is done about a request is the proxy's business.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use router_model::admission;
+use router_model::failure::Failure;
+use router_model::h1::{HeadLimits, HeadParser, RequestHead};
+
+use crate::client::{Client, Transport};
+use crate::clock::{self, Instant};
+use crate::proxy::{self, After};
+use crate::worker::{Counted, Worker};
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>) {
+    let _counted = Counted::new(worker.shared.connections());
+    let mut parser = HeadParser::request(HeadLimits::request(&worker.shared.limits));
+    let mut first = true;
+    loop {
+        let after = match next_head(worker, &mut client, &mut parser, first).await {
+            Head::Request(head) => proxy::handle(worker, &mut client, &head).await,
+            Head::Refused(failure) => proxy::refuse(worker, &mut client, failure, false, false),
+            Head::TooSlow => {
+                proxy::refuse(worker, &mut client, Failure::HeaderTimeout, false, false)
+            }
+            Head::Over => return,
+        };
+        first = false;
+        let flushed = match after {
+            After::KeepAlive | After::Linger => {
+                client.flush(worker.shared.timeouts.idle).await.is_ok()
+            }
+            After::Close | After::Abort => true,
+        };
+        match after {
+            After::KeepAlive if flushed => client.shrink(),
+            After::Linger if flushed => return linger(&mut client).await,
+            After::Abort => return client.io.abort(),
+            After::KeepAlive | After::Linger | After::Close => return,
+        }
+    }
+}
+
+enum Head {
+    Request(RequestHead),
+    Refused(Failure),
+    /// Part of a head came, and not the rest of it (408).
+    TooSlow,
+    /// The client closed, fell silent before it began, or the router drains.
+    Over,
+}
+
+/// Waits for the next head. Until its first byte the connection is idle; from then on the whole head has one deadline (spec §1.6). The first request's
+/// deadline starts with the connection.
+async fn next_head<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    parser: &mut HeadParser,
+    first: bool,
+) -> Head {
+    let timeouts = &worker.shared.timeouts;
+    let waiting_since = clock::now();
+    let idle = if first {
+        timeouts.client_header
+    } else {
+        timeouts.client_idle
+    };
+    let mut deadline = waiting_since + idle;
+    let mut begun = false;
+    let draining = worker.drain.cancelled();
+    tokio::pin!(draining);
+    loop {
+        if !client.buffer.is_empty() {
+            match parser.take_request(&mut client.buffer) {
+                Ok(Some(head)) => return Head::Request(head),
+                Ok(None) => {}
+                Err(error) => return Head::Refused(admission::head_failure(error)),
+            }
+            if !begun && !first {
+                deadline = clock::now() + timeouts.client_header;
+            }
+            begun = true;
+        }
+        let came = std::future::poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_read(cx) {
+                return Poll::Ready(read.map_or(Came::End, |read| {
+                    if read == 0 { Came::End } else { Came::Bytes }
+                }));
+            }
+            // A drain ends idle connections only; a head that has begun is a request in flight.
+            if !begun && draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Came::End);
+            }
+            client
+                .timer
+                .poll_until(cx, deadline)
+                .map(|()| Came::Nothing)
+        });
+        match came.await {
+            Came::Bytes => {}
+            Came::End => return Head::Over,
+            Came::Nothing if parser.has_start_line() => return Head::TooSlow,
+            Came::Nothing => return Head::Over,
+        }
+    }
+}
+
+enum Came {
+    Bytes,
+    End,
+    Nothing,
+}
+
+/// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer with it (RFC 9112 §9.6).
+async fn linger<IO: Transport>(client: &mut Client<IO>) {
+    const SILENCE: Duration = Duration::from_secs(5);
+    const TOTAL: Duration = Duration::from_secs(30);
+    if std::future::poll_fn(|cx| std::pin::Pin::new(&mut client.io).poll_shutdown(cx))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let end: Instant = clock::now() + TOTAL;
+    loop {
+        client.buffer.clear();
+        let deadline = end.min(clock::now() + SILENCE);
+        let read = std::future::poll_fn(|cx| match client.poll_read(cx) {
+            Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
+            Poll::Pending => client.timer.poll_until(cx, deadline).map(|()| 0),
+        });
+        if read.await == 0 {
+            return;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Listening sockets: one per worker and address, sharing the port (SO_REUSEPORT), so that the kernel spreads connections and no lock is shared.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use super::connection;
+use crate::client::Client;
+use crate::tasks;
+use crate::worker::Worker;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// Address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct StartError {
+    /// The address that could not be had.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+const BACKLOG: i32 = 4096;
+
+/// Binds one socket for each of `workers`. The port is probed without SO_REUSEPORT first: with it, a second router on the same address would start and take half
+/// of the connections.
+pub(super) fn bind(
+    settings: &ListenerSettings,
+    workers: usize,
+) -> Result<Vec<StdListener>, StartError> {
+    let fail = |source| StartError {
+        address: settings.address,
+        source,
+    };
+    let probe = StdListener::bind(settings.address).map_err(fail)?;
+    let address = probe.local_addr().map_err(fail)?;
+    drop(probe);
+    (0..workers)
+        .map(|_| bind_one(address).map_err(fail))
+        .collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts connections until the router drains.
+pub(super) async fn accept(worker: Arc<Worker>, listener: TcpListener, tasks: TaskTracker) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    loop {
+        let accepted = tokio::select! {
+            // Cancel-safe: a connection that is not accepted stays in the backlog.
+            accepted = listener.accept() => accepted,
+            () = worker.drain.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => start(&worker, stream, address, port, &tasks),
+            Err(error) => {
+                // Out of descriptors, mostly: connections in progress must end before new ones can be taken.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+fn start(
+    worker: &Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    port: u16,
+    tasks: &TaskTracker,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        // The client has gone already.
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let client = Client::new(stream, Some(address), port);
+    let worker = Arc::clone(worker);
+    tasks::spawn(tasks, async move {
+        tokio::select! {
+            // Dropping the connection is the point of a cut: its exchange then logs H24.
+            () = connection::serve(&worker, client) => {}
+            () = worker.cut.cancelled() => {}
+        }
+    });
+}

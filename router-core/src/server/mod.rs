@@ -1,0 +1,8 @@
+//! Listening: sockets, workers, client connections, and the drain at the end.
+
+pub(crate) mod connection;
+mod listener;
+mod workers;
+
+pub use listener::{ListenerSettings, StartError};
+pub use workers::{DrainReport, Server, ServerBuilder};

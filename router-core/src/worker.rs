@@ -1,0 +1,157 @@
+//! What belongs to one worker: kept dyno connections, cached routes, the date text. Everything here is behind locks that only this worker takes, so they
+//! are never contended; they exist because all futures are `Send`, for embedders on a multi-threaded runtime.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, DateField};
+use crate::dyno_conn::IdleConns;
+use crate::observe::Event;
+use crate::router::Shared;
+use crate::table::Route;
+
+/// One worker's own state.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) index: usize,
+    pub(crate) gauges: Gauges,
+    /// Cancelled when the router drains: idle connections close, responses say `Connection: close`.
+    pub(crate) drain: CancellationToken,
+    /// Cancelled when the drain window is over: whatever is left is cut (H24).
+    pub(crate) cut: CancellationToken,
+    idle: Mutex<IdleConns>,
+    routes: Mutex<HashMap<Box<str>, CachedRoute>>,
+    date: Mutex<DateField>,
+}
+
+/// Counts that `Router::stats` adds up over the workers.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) client_connections: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) tunnels: AtomicU64,
+    /// Exchanges that were cut at the end of the drain window.
+    pub(crate) cut: AtomicU64,
+}
+
+/// Counts up now and down when dropped.
+#[must_use]
+pub(crate) struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct CachedRoute {
+    generation: u64,
+    route: Arc<LocalRoute>,
+}
+
+/// A route behind a count of this worker's own: cloning it writes no cache line that another core reads.
+#[derive(Debug)]
+pub(crate) struct LocalRoute(Arc<Route>);
+
+impl std::ops::Deref for LocalRoute {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.0
+    }
+}
+
+/// Cached hosts per worker. Only known hosts are cached, so that strangers cannot fill it.
+const MOST_CACHED: usize = 4096;
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Self {
+        Self {
+            index,
+            gauges: Gauges::default(),
+            drain: shared.drain.child_token(),
+            cut: shared.cut.child_token(),
+            idle: Mutex::default(),
+            routes: Mutex::default(),
+            date: Mutex::default(),
+            shared,
+        }
+    }
+
+    /// The route of a normalised host.
+    pub(crate) fn route(&self, host: &str) -> Option<Arc<LocalRoute>> {
+        let table = &self.shared.table;
+        let generation = table.generation();
+        let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = cache.get(host)
+            && cached.generation == generation
+        {
+            return Some(Arc::clone(&cached.route));
+        }
+        let Some(route) = table.lookup(host) else {
+            cache.remove(host);
+            return None;
+        };
+        match cache.get_mut(host) {
+            Some(cached) => {
+                cached.generation = generation;
+                if !Arc::ptr_eq(&cached.route.0, &route) {
+                    cached.route = Arc::new(LocalRoute(route));
+                }
+                Some(Arc::clone(&cached.route))
+            }
+            None => {
+                if cache.len() >= MOST_CACHED {
+                    cache.clear();
+                }
+                let route = Arc::new(LocalRoute(route));
+                cache.insert(
+                    host.into(),
+                    CachedRoute {
+                        generation,
+                        route: Arc::clone(&route),
+                    },
+                );
+                Some(route)
+            }
+        }
+    }
+
+    /// The kept connections to dynos.
+    pub(crate) fn idle(&self) -> MutexGuard<'_, IdleConns> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `write` with the `Date` text of this second.
+    pub(crate) fn with_date<T>(&self, write: impl FnOnce(&str) -> T) -> T {
+        let mut date = self.date.lock().unwrap_or_else(PoisonError::into_inner);
+        write(date.at(clock::wall()))
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        self.shared.observer.event(self.index, event);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Once in a while: closes kept connections that are too old, were closed by their dyno, or lead to a dyno that gets no requests any more; forgets
+    /// cached routes that are out of date, so that they do not keep a lost app's memory.
+    pub(crate) fn tidy(&self) {
+        self.idle().sweep(clock::now());
+        let generation = self.shared.table.generation();
+        let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.retain(|_, cached| cached.generation == generation);
+    }
+}
