@@ -1,0 +1,47 @@
+# What there is to do here, in one line each. `make run` is the place to start; CI calls `make check` and `make test`.
+# T and S: `make it T=upgrades` runs one topic of the end-to-end tests, `make fuzz T=admission S=60` fuzzes one target for S seconds.
+
+T ?= admission
+S ?= 60
+FUZZ = fuzz/corpus/$(T) fuzz/seeds/$(T)
+
+.PHONY: help setup ready run check test it bench fuzz deny release clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+setup: ## installs what the build needs and is missing (apt-get)
+	@scripts/setup.sh
+
+ready:
+	@scripts/setup.sh --quiet
+
+run: ready ## demo dynos and a router in front of them, on 127.0.0.1:8080
+	@config/demo/run.sh
+
+check: ready deny ## formatting, lints, documentation, dependencies
+	cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test: ready ## every test there is, documentation and examples included
+	cargo test --workspace --locked
+
+it: ready ## the end-to-end tests of one topic
+	cargo test -p router-core --locked --test it -- $(T)
+
+bench: ready ## the benches; what they print is compared with the last run
+	cargo bench -p router-benches --locked
+
+fuzz: ready ## fuzzes the target T for S seconds
+	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	mkdir -p $(FUZZ) && CARGO_TARGET_DIR=fuzz/target cargo fuzz run -s none $(T) $(FUZZ) -- -max_total_time=$(S)
+
+deny: ## licences, advisories, bans and sources of the dependencies, if cargo-deny is installed
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: skipped"; fi
+
+release: ready ## the optimised binary, target/release/router
+	cargo build -p router --release --locked
+
+clean: ## everything that was built
+	cargo clean && rm -rf fuzz/target

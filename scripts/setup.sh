@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes a Debian or Ubuntu machine able to build this project: what is there already is left alone, what is missing comes from
+# apt-get. Two C libraries are built on the way: zlib-ng (needs cmake) and jemalloc (needs a C compiler and make).
+# `setup.sh --quiet` says nothing when there is nothing to do.
+set -euo pipefail
+
+say() { echo "setup: $*"; }
+
+if ! command -v cargo >/dev/null; then
+    if [ -x "$HOME/.cargo/bin/cargo" ]; then
+        say "Rust is installed, but not on the PATH. Type this, then try again:  . \"\$HOME/.cargo/env\"" >&2
+    else
+        say "Rust is missing. Install it with rustup (https://rustup.rs), then try again:" >&2
+        say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2
+    fi
+    exit 1
+fi
+
+missing=()
+command -v cmake >/dev/null || missing+=(cmake)
+command -v make >/dev/null || missing+=(make)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v c++ >/dev/null || missing+=(g++)
+
+if [ ${#missing[@]} -eq 0 ]; then
+    [ "${1:-}" = --quiet ] || say "everything is here: cargo, cmake, make, cc, c++"
+    exit 0
+fi
+
+if ! command -v apt-get >/dev/null; then
+    say "missing: ${missing[*]} (or what your system calls them). There is no apt-get here; please install them by hand." >&2
+    exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        say "missing: ${missing[*]}. Installing them needs root: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root=(sudo)
+fi
+say "installing ${missing[*]} with apt-get"
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+say "done"
