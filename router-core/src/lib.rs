@@ -22,10 +22,15 @@ mod respond;
 mod router;
 mod table;
 mod tasks;
+mod views;
 mod worker;
 
+pub mod feed;
 pub mod server;
+pub mod service;
 
 pub use observe::{Event, Observer};
 pub use router::{BuildError, Router, RouterBuilder, Stats};
+pub use service::{RouterLayer, RouterService};
 pub use table::{Applied, RouteTable};
+pub use views::{AppView, Candidate, DynoView, Excluded, Explanation};

@@ -180,7 +180,7 @@ async fn serve<IO: Transport>(
 }
 
 /// App states that stop a request before a dyno is chosen, in the order of spec §6.3 rows 4 to 8.
-fn check_app(app: &App) -> Result<(), Failure> {
+pub(crate) fn check_app(app: &App) -> Result<(), Failure> {
     if app.suspended.is_some() {
         Err(Failure::Suspended)
     } else if app.degraded {

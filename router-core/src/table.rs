@@ -119,7 +119,10 @@ impl RouteTable {
             rejected: plan.rejected.clone(),
         };
         let retired = self.carry_out(&plan);
-        self.loaded.store(true, Ordering::Release);
+        // A document of rejected apps only is no set of routes yet: hosts get 503, not 404.
+        if snapshot.allow_shrink || !self.apps.is_empty() {
+            self.loaded.store(true, Ordering::Release);
+        }
         self.generation.fetch_add(1, Ordering::Release);
         // Only now, when every worker can see the new routes: whoever is told looks the app up again.
         for (old, new) in retired {

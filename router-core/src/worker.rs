@@ -30,7 +30,6 @@ pub(crate) struct Worker {
 /// Counts that `Router::stats` adds up over the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
-    pub(crate) client_connections: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) tunnels: AtomicU64,
     /// Exchanges that were cut at the end of the drain window.

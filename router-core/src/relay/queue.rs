@@ -22,11 +22,6 @@ impl OutQueue {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.pieces.clear();
-        self.length = 0;
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.length
     }

@@ -1,0 +1,110 @@
+//! Routes from a file. Its directory is watched, so that a file renamed into place is seen as well as one written in place; events are gathered for a moment, because
+//! one save makes several. The file's identity is also looked at twice a second: some file systems tell nothing.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::{Feed, FeedError};
+
+/// A feed that reads a file.
+#[derive(Debug)]
+pub struct FileFeed {
+    path: PathBuf,
+    /// What the file looked like when it was last read; `None` when it could not be.
+    seen: Option<Seen>,
+    started: bool,
+    events: mpsc::Receiver<()>,
+    /// Kept for its drop. Without one (no inotify to be had) looking twice a second has to do.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+type Seen = Option<(u64, u64, i64, i64)>;
+
+/// After the first event; a program that writes in pieces has usually finished by then, and if not, its next piece is the next event.
+const GATHER: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(500);
+
+impl FileFeed {
+    /// A feed of the document at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let (sender, events) = mpsc::channel(1);
+        let watcher = watch(&path, sender).inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "cannot watch the route file's directory; looking at it twice a second instead");
+        });
+        Self {
+            path,
+            seen: None,
+            started: false,
+            events,
+            _watcher: watcher.ok(),
+        }
+    }
+
+    /// Waits until the file has, or may have, changed.
+    async fn changed(&mut self) {
+        loop {
+            tokio::select! {
+                // Cancel-safe, both: an event that is not received stays in the channel.
+                event = self.events.recv() => {
+                    if event.is_some() {
+                        tokio::time::sleep(GATHER).await;
+                        while self.events.try_recv().is_ok() {}
+                        return;
+                    }
+                    // No watcher: the channel is closed, and only the clock is left.
+                    tokio::time::sleep(LOOK).await;
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if self.seen != Some(look(&self.path)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Feed for FileFeed {
+    fn source(&self) -> &'static str {
+        "file"
+    }
+
+    async fn next(&mut self) -> Result<Bytes, FeedError> {
+        if self.started {
+            self.changed().await;
+        }
+        self.started = true;
+        // Looked at before it is read: a change in between is seen as one next time.
+        self.seen = Some(look(&self.path));
+        let read = std::fs::read(&self.path);
+        read.map(Bytes::from)
+            .map_err(|error| FeedError(format!("cannot read {}: {error}", self.path.display())))
+    }
+}
+
+fn look(path: &Path) -> Seen {
+    let identity = |file: Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+    std::fs::metadata(path).ok().map(identity)
+}
+
+fn watch(path: &Path, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too, and no change.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // A full channel already says what there is to say.
+            sender.try_send(()).ok();
+        }
+    })?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
