@@ -1,0 +1,220 @@
+//! `router explain HOST[/PATH]`: asks a running router where a request would go, and why.
+
+use std::process::ExitCode;
+
+use router_core::model::hostname::Domain;
+use serde_json::Value;
+
+use super::ask::{AskError, RunningRouter};
+use super::table::lay_out;
+use super::{FAILURE, USAGE, complain, print};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// Whose request: a host, and a path if it matters
+    #[arg(value_name = "HOST[/PATH]")]
+    target: String,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    router: RunningRouter,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> ExitCode {
+        let answer = match self.router.ask(&query(&self.target)) {
+            Ok(answer) => answer,
+            Err(error) => {
+                complain([error.to_string()]);
+                return if matches!(error, AskError::Config(_)) {
+                    ExitCode::from(USAGE)
+                } else {
+                    FAILURE
+                };
+            }
+        };
+        let routed = match answer.status {
+            200 => true,
+            404 => false,
+            _ => {
+                complain([answer
+                    .json
+                    .get("error")
+                    .map_or(answer.text.as_str(), |error| {
+                        error.as_str().unwrap_or_default()
+                    })]);
+                return FAILURE;
+            }
+        };
+        print(&if self.json {
+            answer.text
+        } else {
+            readable(&answer.json)
+        });
+        if routed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(NO_ROUTE)
+        }
+    }
+}
+
+/// The question as a request target. A scheme is let go: people paste URLs.
+fn query(target: &str) -> String {
+    let target = target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"))
+        .unwrap_or(target);
+    let (host, path) = target
+        .find('/')
+        .map_or((target, "/"), |slash| target.split_at(slash));
+    // A client would ask for the name in its ASCII form.
+    let ascii = Domain::parse(host).ok().filter(|_| !host.is_ascii());
+    let mut query = "/v1/explain?host=".to_owned();
+    escape(&mut query, ascii.as_ref().map_or(host, Domain::as_str));
+    query.push_str("&path=");
+    escape(&mut query, path);
+    query
+}
+
+fn escape(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+/// The answer for people. Whatever a router of another version leaves out is left out here too.
+fn readable(answer: &Value) -> String {
+    let mut text = format!("{}{}: ", shown(&answer["host"]), shown(&answer["path"]));
+    if answer["routed"] == true {
+        text.push_str("routed");
+    } else {
+        text.push_str("not routed");
+    }
+    if let Some(reason) = answer["reason"].as_str() {
+        text.push_str(&format!(", {reason}"));
+    }
+    text.push('\n');
+    for key in ["app", "domain"] {
+        if let Some(value) = answer[key].as_str() {
+            text.push_str(&format!("{key}: {value}\n"));
+        }
+    }
+    for (key, columns) in [
+        ("candidates", ["dyno", "address", "in_flight"].as_slice()),
+        ("excluded", &["dyno", "reason"]),
+    ] {
+        let Some(dynos) = answer[key].as_array().filter(|dynos| !dynos.is_empty()) else {
+            continue;
+        };
+        let heading = columns
+            .iter()
+            .map(|column| column.to_uppercase().replace('_', "-"))
+            .collect();
+        let rows = dynos
+            .iter()
+            .map(|dyno| columns.iter().map(|column| shown(&dyno[*column])).collect());
+        let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
+        text.push_str(&format!("{key}:\n{}", indented(&lay_out(&rows))));
+    }
+    if let Some(settings) = answer["settings"].as_object() {
+        let rows: Vec<_> = settings
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect();
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|(name, value)| vec![name.clone(), shown(value)])
+            .collect();
+        text.push_str(&format!("settings:\n{}", indented(&lay_out(&rows))));
+    }
+    text.push_str(&feed(&answer["feed"]));
+    text
+}
+
+/// Revision and age of the routes that the answer is about.
+pub(super) fn feed(feed: &Value) -> String {
+    let Some(revision) = feed["revision"].as_u64() else {
+        return "feed: no routes yet\n".to_owned();
+    };
+    let mut text = format!("feed: revision {revision}");
+    if let Some(age) = feed["age_seconds"].as_f64() {
+        text.push_str(&format!(", {age:.0} s old"));
+    }
+    if feed["stale"] == true {
+        text.push_str(", stale (from the cache)");
+    }
+    text.push('\n');
+    text
+}
+
+/// A JSON value without its quotes.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// No app, or no dyno for it.
+const NO_ROUTE: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_target_becomes_a_query() {
+        for (target, wanted) in [
+            (
+                "shop.example.com",
+                "/v1/explain?host=shop.example.com&path=/",
+            ),
+            (
+                "shop.example.com:8080/a b?c=d&e",
+                "/v1/explain?host=shop.example.com:8080&path=/a%20b%3Fc%3Dd%26e",
+            ),
+            (
+                "https://bücher.example/",
+                "/v1/explain?host=xn--bcher-kva.example&path=/",
+            ),
+        ] {
+            assert_eq!(query(target), wanted);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_readable() {
+        let answer = json!({
+            "host": "shop.example.com", "path": "/", "routed": true, "app": "shop", "domain": "*.example.com",
+            "candidates": [{"dyno": "web.1", "address": "127.0.0.1:5001", "in_flight": 3}],
+            "excluded": [{"dyno": "web.2", "reason": "starting"}],
+            "settings": {"balancer": "random", "idle_timeout": null},
+            "feed": {"revision": 42, "age_seconds": 12.3, "stale": false},
+        });
+        assert_eq!(
+            readable(&answer),
+            "shop.example.com/: routed\napp: shop\ndomain: *.example.com\ncandidates:\n  DYNO   ADDRESS         IN-FLIGHT\n  \
+             web.1  127.0.0.1:5001  3\nexcluded:\n  DYNO   REASON\n  web.2  starting\nsettings:\n  balancer  random\nfeed: \
+             revision 42, 12 s old\n"
+        );
+        let answer =
+            json!({"host": "x", "path": "/", "routed": false, "reason": "no such app", "feed": {}});
+        assert_eq!(
+            readable(&answer),
+            "x/: not routed, no such app\nfeed: no routes yet\n"
+        );
+    }
+}

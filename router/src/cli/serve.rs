@@ -1,0 +1,48 @@
+//! `router serve`: reads the configuration and runs the router.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use super::{ConfigFile, FAILURE, USAGE, complain};
+use crate::run::{self, Ending};
+use crate::{config, trace};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Where operators call, instead of what the file says
+    #[arg(long, value_name = "ADDRESS", env = "ROUTER_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// Diagnostics to print: error, warn, info, debug, trace, or directives as in RUST_LOG
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> ExitCode {
+        let mut loaded = config::load(&self.config.config);
+        let mut problems = loaded.problems();
+        if let Err(problem) = trace::start(self.log_level.as_deref()) {
+            problems.push(problem);
+        }
+        if !problems.is_empty() {
+            complain(problems);
+            return ExitCode::from(USAGE);
+        }
+        if let Some(admin) = self.admin {
+            loaded.config.admin = admin;
+        }
+        match run::serve(loaded.config) {
+            Ok(Ending::Clean) => ExitCode::SUCCESS,
+            Ok(Ending::Cut) => ExitCode::from(CUT),
+            Err(error) => {
+                complain([format!("router: {error}")]);
+                FAILURE
+            }
+        }
+    }
+}
+
+/// Requests had to be cut at the end of the drain.
+const CUT: u8 = 3;

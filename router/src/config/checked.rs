@@ -1,0 +1,379 @@
+//! The second stage of the configuration: `Config`, in which every value is legal, and the rules that make one from a
+//! file. The defaults are Heroku's figures and live in the model; only what the router alone knows has its default here.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use router_core::model::h1::field::is_token;
+use router_core::model::{limits::Limits, timeouts::Timeouts};
+use toml::Table;
+
+use super::problem::Problem;
+use super::raw::{Reading, Section};
+
+/// Everything the router is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Where clients call.
+    pub(crate) listeners: Vec<SocketAddr>,
+    /// Where operators call.
+    pub(crate) admin: SocketAddr,
+    /// Where the routes come from.
+    pub(crate) feed: Feed,
+    /// Where the access log goes, and its form.
+    pub(crate) access_log: AccessLog,
+    /// How long the router waits.
+    pub(crate) timeouts: Timeouts,
+    /// How much the router takes.
+    pub(crate) limits: Limits,
+    /// Workers; 0 is one per core.
+    pub(crate) threads: usize,
+    /// The router's name in `Via`, `Server` and its cookie.
+    pub(crate) name: String,
+    /// What session affinity cookies are signed with; none is a new random key for each start.
+    pub(crate) affinity_key: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            feed: Feed {
+                path: PathBuf::from("routes.json"),
+                cache: None,
+            },
+            access_log: AccessLog {
+                target: LogTarget::Stdout,
+                format: LogFormat::Heroku,
+            },
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            threads: 0,
+            name: "router".to_owned(),
+            affinity_key: None,
+        }
+    }
+}
+
+/// Where the routes come from: a watched file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Feed {
+    /// The route document.
+    pub(crate) path: PathBuf,
+    /// Where the last good document is kept.
+    pub(crate) cache: Option<PathBuf>,
+}
+
+/// The access log: one line per request of a known app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AccessLog {
+    /// Where the lines go.
+    pub(crate) target: LogTarget,
+    /// What a line looks like.
+    pub(crate) format: LogFormat,
+}
+
+/// Where access log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// Standard error, between the diagnostics.
+    Stderr,
+    /// Nowhere.
+    Off,
+    /// A file, reopened on SIGHUP.
+    File(PathBuf),
+}
+
+/// What an access log line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Heroku's `key=value` line.
+    Heroku,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Makes a configuration of a parsed file. Whatever is wrong is noted in `reading`, and its default stands in, so that
+/// the rest can be looked at too. Relative paths start from `folder`.
+pub(crate) fn build(reading: &Reading, table: &Table, folder: &Path) -> Config {
+    let mut root = Section::root(reading, table);
+    let mut config = Config::default();
+    if let Some(admin) = admin(root.section("admin")) {
+        config.admin = admin;
+    }
+    config.listeners = listeners(&mut root, config.admin);
+    config.feed = feed(root.section("feed"), folder);
+    access_log(root.section("access_log"), folder, &mut config.access_log);
+    timeouts(root.section("timeouts"), &mut config.timeouts);
+    limits(root.section("limits"), &mut config.limits);
+    let mut workers = root.section("workers");
+    set_size(&mut config.threads, workers.integer("threads", 0..=1024));
+    workers.finish();
+    if let Some(name) = identity(root.section("identity")) {
+        config.name = name;
+    }
+    let mut affinity = root.section("affinity");
+    config.affinity_key = affinity
+        .filled_string("key", "any secret text")
+        .map(str::to_owned);
+    affinity.finish();
+    root.later("tls", "TLS", None);
+    root.finish();
+    config
+}
+
+fn admin(mut section: Section<'_>) -> Option<SocketAddr> {
+    let address = section.address("address");
+    section.finish();
+    address
+}
+
+fn listeners(root: &mut Section<'_>, admin: SocketAddr) -> Vec<SocketAddr> {
+    let absent = !root.has("listener");
+    let sections = root.sections("listener");
+    let empty = sections.as_ref().is_some_and(Vec::is_empty);
+    if absent || empty {
+        root.note(Problem::new(
+            "listener",
+            "is missing",
+            "at least one [[listener]] with an address",
+        ));
+    }
+    let mut listeners: Vec<SocketAddr> = Vec::new();
+    for mut section in sections.into_iter().flatten() {
+        let key = section.at("address");
+        if let Some(address) = listener(&mut section) {
+            if address.port() != 0 && listeners.contains(&address) {
+                section.note(Problem::plain(
+                    key,
+                    format!("{address} is the address of another listener too"),
+                ));
+            } else if address.port() != 0 && address == admin {
+                section.note(Problem::plain(
+                    key,
+                    format!("{address} is the admin address too"),
+                ));
+            }
+            listeners.push(address);
+        }
+        section.finish();
+    }
+    listeners
+}
+
+fn listener(section: &mut Section<'_>) -> Option<SocketAddr> {
+    if !section.has("address") {
+        section.note(Problem::new(
+            section.at("address"),
+            "is missing",
+            super::raw::ADDRESSES,
+        ));
+    }
+    let address = section.address("address");
+    if section.choice("protocol", &[("http", false), ("https", true)]) == Some(true) {
+        section.note(Problem::not_yet(
+            section.at("protocol"),
+            "\"https\"",
+            Some("\"http\""),
+        ));
+    }
+    if section.boolean("proxy_protocol") == Some(true) {
+        section.note(Problem::not_yet(
+            section.at("proxy_protocol"),
+            "the PROXY protocol",
+            Some("false"),
+        ));
+    }
+    trusted_proxies(section);
+    for key in ["certificate", "private_key", "min_tls_version", "http2"] {
+        section.later(key, "TLS", None);
+    }
+    address
+}
+
+/// Entries are checked although none is honoured yet: a typing error is better said than hidden behind another reason.
+fn trusted_proxies(section: &mut Section<'_>) {
+    let key = "trusted_proxies";
+    let Some(entries) = section.list(key) else {
+        return;
+    };
+    for (index, entry) in entries.iter().enumerate() {
+        let good = entry
+            .as_str()
+            .is_some_and(|text| text.parse::<ipnet::IpNet>().is_ok());
+        if !good {
+            let key = format!("{}[{index}]", section.at(key));
+            section.note(Problem::new(
+                key,
+                format!("{entry} is not a network"),
+                "CIDRs such as \"10.0.0.0/8\"",
+            ));
+        }
+    }
+    if !entries.is_empty() {
+        section.note(Problem::not_yet(
+            section.at(key),
+            "trusting proxies",
+            Some("[]"),
+        ));
+    }
+}
+
+fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
+    let source = section.choice(
+        "source",
+        &[("file", "file"), ("http", "http"), ("etcd", "etcd")],
+    );
+    let is_file = matches!(source, None | Some("file"));
+    if let Some(source) = source.filter(|_| !is_file) {
+        section.note(Problem::not_yet(
+            section.at("source"),
+            &format!("{source:?}"),
+            Some("\"file\""),
+        ));
+    }
+    if is_file && !section.has("path") {
+        section.note(Problem::new(
+            section.at("path"),
+            "is missing",
+            "the path of the route document",
+        ));
+    }
+    let path = section.filled_string("path", "the path of the route document");
+    let cache = section.filled_string("cache", "the path of a file that the router writes");
+    for (key, what) in [
+        ("url", "the \"http\" feed"),
+        ("token_file", "the \"http\" feed"),
+        ("endpoints", "the \"etcd\" feed"),
+        ("prefix", "the \"etcd\" feed"),
+    ] {
+        section.later(key, what, None);
+    }
+    if let (Some(path), Some(cache)) = (path, cache)
+        && folder.join(path) == folder.join(cache)
+    {
+        section.note(Problem::plain(
+            section.at("cache"),
+            "is the same file as feed.path",
+        ));
+    }
+    section.finish();
+    Feed {
+        path: path.map_or_else(PathBuf::new, |path| folder.join(path)),
+        cache: cache.map(|cache| folder.join(cache)),
+    }
+}
+
+fn access_log(mut section: Section<'_>, folder: &Path, log: &mut AccessLog) {
+    let allowed = "\"stdout\", \"stderr\", \"off\" or the path of a file";
+    match section.filled_string("target", allowed) {
+        None => {}
+        Some("stdout") => log.target = LogTarget::Stdout,
+        Some("stderr") => log.target = LogTarget::Stderr,
+        Some("off") => log.target = LogTarget::Off,
+        Some(path) => {
+            let path = folder.join(path);
+            if !path
+                .parent()
+                .is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+            {
+                let wrong = format!("there is no folder for {}", path.display());
+                section.note(Problem::new(section.at("target"), wrong, allowed));
+            }
+            log.target = LogTarget::File(path);
+        }
+    }
+    if let Some(format) = section.choice(
+        "format",
+        &[("heroku", LogFormat::Heroku), ("json", LogFormat::Json)],
+    ) {
+        log.format = format;
+    }
+    section.finish();
+}
+
+fn timeouts(mut section: Section<'_>, timeouts: &mut Timeouts) {
+    for (key, value) in [
+        ("connect", &mut timeouts.connect),
+        ("connect_total", &mut timeouts.connect_total),
+        ("first_byte", &mut timeouts.first_byte),
+        ("idle", &mut timeouts.idle),
+        ("client_header", &mut timeouts.client_header),
+        ("client_idle", &mut timeouts.client_idle),
+        ("dyno_idle", &mut timeouts.dyno_idle),
+        ("drain", &mut timeouts.drain),
+    ] {
+        if let Some(duration) = section.duration(key) {
+            *value = duration;
+        }
+    }
+    section.finish();
+}
+
+fn limits(mut section: Section<'_>, limits: &mut Limits) {
+    for (key, value) in [
+        (
+            "concurrent_requests_per_dyno",
+            &mut limits.concurrent_requests_per_dyno,
+        ),
+        ("connect_attempts", &mut limits.connect_attempts),
+    ] {
+        if let Some(number) = section.integer(key, 1..=1_000_000) {
+            *value = u32::try_from(number).unwrap_or(u32::MAX);
+        }
+    }
+    if let Some(duration) = section.duration("quarantine") {
+        limits.quarantine = duration;
+    }
+    for (key, least, value) in [
+        ("request_line", 1, &mut limits.request_line),
+        ("request_header_line", 1, &mut limits.request_header_line),
+        ("request_header_name", 1, &mut limits.request_header_name),
+        ("request_headers", 1, &mut limits.request_headers),
+        ("request_buffer", 1024, &mut limits.request_buffer),
+        ("response_status_line", 1, &mut limits.response_status_line),
+        ("response_header_line", 1, &mut limits.response_header_line),
+        ("response_cookie_line", 1, &mut limits.response_cookie_line),
+        ("response_buffer", 1, &mut limits.response_buffer),
+        ("client_connections", 1, &mut limits.client_connections),
+        (
+            "idle_connections_per_dyno",
+            0,
+            &mut limits.idle_connections_per_dyno,
+        ),
+    ] {
+        set_size(value, section.integer(key, least..=MOST));
+    }
+    section.finish();
+}
+
+/// The name is an HTTP token: it goes into header fields and is the start of a cookie's name.
+fn identity(mut section: Section<'_>) -> Option<String> {
+    let name = section.string("name");
+    let good = name.is_none_or(|name| (1..=64).contains(&name.len()) && is_token(name.as_bytes()));
+    if !good {
+        let wrong = format!(
+            "{:?} is not a name for header fields",
+            name.unwrap_or_default()
+        );
+        section.note(Problem::new(
+            section.at("name"),
+            wrong,
+            "1 to 64 letters, digits and !#$%&'*+-.^_`|~",
+        ));
+    }
+    section.finish();
+    name.filter(|_| good).map(str::to_owned)
+}
+
+fn set_size(value: &mut usize, number: Option<u64>) {
+    if let Some(number) = number.and_then(|number| usize::try_from(number).ok()) {
+        *value = number;
+    }
+}
+
+/// The most of anything: far beyond what is sensible, far below what overflows.
+const MOST: u64 = 1 << 30;

@@ -1,0 +1,199 @@
+//! One life of the router: build, start, wait, drain. This is the one owner of everything that is started, and ends it
+//! from the outside in: readiness, listeners, requests, log.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use router_core::feed::{FeedOptions, FileFeed};
+use router_core::server::{ListenerSettings, Server, StartError};
+use router_core::{BuildError, Router};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access_log::{AccessLog, LogWriter};
+use crate::admin;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::observer::CompositeObserver;
+use crate::signals::Signals;
+
+/// How a life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Every request was finished.
+    Clean,
+    /// Some had to be cut.
+    Cut,
+}
+
+/// Why a life did not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The target of the access log cannot be written.
+    #[error("the access log cannot be opened: {0}")]
+    AccessLog(#[source] io::Error),
+    /// The operating system gives no threads or signals.
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(#[source] io::Error),
+    /// The settings make no router.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A listener's address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] StartError),
+    /// The admin address cannot be had.
+    #[error("cannot listen on the admin address {address}: {source}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Runs the router until it is told to end and has drained.
+pub(crate) fn serve(config: Config) -> Result<Ending, RunError> {
+    let workers = match config.threads {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        threads => threads,
+    };
+    let log = AccessLog::open(&config.access_log, workers).map_err(RunError::AccessLog)?;
+    let (access_log, writer) = log.unzip();
+    // Beside the workers: two threads, so that a large route document being read holds up no health check.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let metrics = Arc::new(Metrics::new(workers));
+    let router = build(
+        &config,
+        workers,
+        CompositeObserver {
+            metrics: Arc::clone(&metrics),
+            access_log,
+        },
+    )?;
+    let ending = runtime.block_on(live(config, router, metrics, writer.as_ref()));
+    if let Some(writer) = writer {
+        writer.finish(LAST_LINES);
+    }
+    runtime.shutdown_background();
+    ending
+}
+
+fn build(
+    config: &Config,
+    workers: usize,
+    observer: CompositeObserver,
+) -> Result<Router, BuildError> {
+    let mut builder = Router::builder()
+        .timeouts(config.timeouts)
+        .limits(config.limits)
+        .name(&config.name)
+        .workers(workers)
+        .observer(Arc::new(observer));
+    if let Some(key) = &config.affinity_key {
+        builder = builder.affinity_key(key.as_bytes());
+    }
+    builder.build()
+}
+
+async fn live(
+    config: Config,
+    router: Router,
+    metrics: Arc<Metrics>,
+    writer: Option<&LogWriter>,
+) -> Result<Ending, RunError> {
+    let mut signals = Signals::listen().map_err(RunError::Runtime)?;
+    let admin_listener = bind_admin(config.admin).await?;
+    let feed = FileFeed::new(config.feed.path.clone());
+    let options = FeedOptions {
+        cache: config.feed.cache.clone(),
+    };
+    let state = Arc::new(admin::State {
+        feed: router_core::feed::start(&router, feed, options),
+        router: router.clone(),
+        metrics,
+        losses: writer.map(LogWriter::losses),
+        listening: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+    });
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    tracker.spawn(admin::serve(
+        admin_listener,
+        Arc::clone(&state),
+        tracker.clone(),
+        stop.clone(),
+    ));
+
+    first_routes(&state).await;
+    let server = listen(&config, &router)?;
+    state.listening.store(true, Ordering::Release);
+    for address in server.addresses() {
+        tracing::info!("listening on {address}");
+    }
+
+    let reopen = || writer.into_iter().for_each(LogWriter::reopen);
+    let signal = signals.end(reopen).await;
+    state.draining.store(true, Ordering::Release);
+    tracing::info!(signal, window = ?config.timeouts.drain, "draining");
+    // Neither arm is taken up again after the other: the drain's requests are lost with the process.
+    let ending = tokio::select! {
+        report = server.drain(config.timeouts.drain) => {
+            tracing::info!(finished = report.finished, cut = report.cut, "drained");
+            if report.cut == 0 { Ending::Clean } else { Ending::Cut }
+        }
+        signal = signals.end(reopen) => {
+            tracing::warn!(signal, "ending at once");
+            Ending::Cut
+        }
+    };
+    stop.cancel();
+    tracker.close();
+    tracker.wait().await;
+    Ok(ending)
+}
+
+async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let failed = |source| RunError::Admin { address, source };
+    let listener = admin::bind(address).await.map_err(failed)?;
+    tracing::info!(
+        "admin listening on {}",
+        listener.local_addr().map_err(failed)?
+    );
+    Ok(listener)
+}
+
+/// Waits a moment for the routes that are there already, so that the first clients are not told that there are none. It
+/// is no condition: without a route document the router listens all the same.
+async fn first_routes(state: &admin::State) {
+    let tried = async {
+        while !state.router.table().is_loaded() && state.feed.status().last_error.is_none() {
+            tokio::time::sleep(FIRST_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_ROUTES, tried).await.is_err() {
+        tracing::warn!("no routes yet; listening all the same");
+    }
+}
+
+fn listen(config: &Config, router: &Router) -> Result<Server, StartError> {
+    let mut server = Server::builder(router.clone());
+    for &address in &config.listeners {
+        server = server.listener(ListenerSettings { address });
+    }
+    server.start()
+}
+
+/// How often, and for how long at most, the first routes are waited for.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const FIRST_ROUTES: Duration = Duration::from_secs(2);
+/// How long a stuck reader of the access log may hold up the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
