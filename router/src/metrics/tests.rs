@@ -1,0 +1,138 @@
+//! Metrics as a scraper sees them.
+
+use std::time::{Duration, SystemTime};
+
+use router_core::model::log_line::Protocol;
+
+use super::*;
+
+fn request(metrics: &Metrics, worker: usize, failure: Option<Failure>, status: Option<u16>) {
+    let line = LogLine {
+        ended: SystemTime::UNIX_EPOCH,
+        app: "secret-app",
+        failure,
+        method: b"GET",
+        path: b"/secret-path",
+        host: b"secret.example",
+        request_id: "id",
+        forwarded_for: b"",
+        dyno: Some("web.1"),
+        connect: Some(Duration::ZERO),
+        service: Some(Duration::from_millis(20)),
+        status,
+        bytes: 100,
+        protocol: Protocol::Http11,
+        tls: None,
+    };
+    metrics.request(worker, &line);
+}
+
+fn scrape(metrics: &Metrics) -> String {
+    let present = Present {
+        stats: Stats {
+            requests_in_flight: 3,
+            ..Stats::default()
+        },
+        feed: FeedStatus {
+            source: "file".to_owned(),
+            revision: Some(42),
+            age_seconds: Some(1.5),
+            stale: true,
+            last_error: None,
+            rejected: Vec::new(),
+            accepted: 2,
+            refused: 1,
+        },
+        log_lines_dropped: 7,
+    };
+    String::from_utf8(metrics.render(&present)).unwrap()
+}
+
+#[test]
+fn workers_are_added_up() {
+    let metrics = Metrics::new(2);
+    for worker in 0..3 {
+        request(&metrics, worker, None, Some(200));
+    }
+    request(&metrics, 1, Some(Failure::RequestTimeout), Some(503));
+    request(&metrics, 1, Some(Failure::ForcedClose), None);
+    request(&metrics, 0, None, Some(101));
+    for event in [
+        Event::Connected(Duration::from_micros(700)),
+        Event::ConnectFailed(Failure::ConnectRefused),
+        Event::Retry,
+        Event::Quarantined,
+        Event::Refused(Failure::NoSuchApp),
+        Event::TunnelOpened,
+        Event::TunnelClosed,
+    ] {
+        metrics.event(1, event);
+    }
+    let text = scrape(&metrics);
+    for line in [
+        "router_requests_total{code=\"none\",status=\"2xx\"} 3",
+        "router_requests_total{code=\"none\",status=\"1xx\"} 1",
+        "router_requests_total{code=\"H12\",status=\"5xx\"} 1",
+        "router_requests_total{code=\"H24\",status=\"none\"} 1",
+        "router_requests_total{code=\"H99\",status=\"5xx\"} 0",
+        "router_requests_refused_total{reason=\"no_such_app\"} 1",
+        "router_requests_refused_total{reason=\"host_missing\"} 0",
+        "router_service_seconds_bucket{le=\"0.01\"} 0",
+        "router_service_seconds_bucket{le=\"0.025\"} 5",
+        "router_service_seconds_bucket{le=\"+Inf\"} 5",
+        "router_service_seconds_sum 0.1",
+        "router_service_seconds_count 5",
+        "router_connect_seconds_bucket{le=\"0.0005\"} 0",
+        "router_connect_seconds_bucket{le=\"0.001\"} 1",
+        "router_connect_failures_total{code=\"H21\"} 1",
+        "router_retries_total 1",
+        "router_quarantines_total 1",
+        "router_tunnels_total 1",
+        "router_response_bytes_total 600",
+        "router_requests_in_flight 3",
+        "router_feed_revision 42",
+        "router_feed_age_seconds 1.5",
+        "router_feed_stale 1",
+        "router_feed_documents_total{result=\"accepted\"} 2",
+        "router_feed_documents_total{result=\"refused\"} 1",
+        "router_log_lines_dropped_total 7",
+        "# TYPE router_service_seconds histogram",
+        "# TYPE router_requests_total counter",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+    assert!(
+        text.contains("router_build_info{version=\"")
+            && text.contains("process_resident_memory_bytes ")
+    );
+}
+
+#[test]
+fn no_label_comes_from_a_request() {
+    let metrics = Metrics::new(1);
+    request(&metrics, 0, None, Some(999));
+    assert!(!scrape(&metrics).contains("secret"));
+}
+
+#[test]
+fn every_refusal_has_a_label_and_a_counter_of_its_own() {
+    let labels: std::collections::HashSet<_> = refusals().map(reason).collect();
+    assert_eq!(labels.len(), refusals().count());
+    assert!(labels.len() <= shard::MOST_REFUSALS);
+    assert!(labels.iter().all(|label| {
+        label
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter == '_')
+    }));
+}
+
+#[test]
+fn codes_are_numbers_below_a_hundred() {
+    for &failure in Failure::ALL {
+        let code = verdict::of(failure).code;
+        assert_eq!(code.unwrap_or("none"), code_label(code_number(failure)));
+    }
+}
