@@ -25,7 +25,7 @@ check: ready deny ## formatting, lints, documentation, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 test: ready ## every test there is, documentation and examples included
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 it: ready ## the end-to-end tests of one topic
 	cargo test -p router-core --locked --test it -- $(T)
