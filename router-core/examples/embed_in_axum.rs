@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         )
         .fallback(|| async {
             (
-                axum::http::StatusCode::NOT_FOUND,
+                http::StatusCode::NOT_FOUND,
                 "axum does not know this path either.\n",
             )
         })

@@ -108,15 +108,13 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    /// The status that the log shows: the one that was sent, but for clients that are gone (499) and for a router that is (none).
+    /// The status that the log shows: the one that was sent, else the verdict's (499 for a client that left). A cut exchange has none, whatever
+    /// was sent (spec §10-22).
     fn logged_status(&self, failure: Option<Failure>) -> Option<u16> {
         match failure {
-            None => self.status,
-            Some(failure @ (Failure::ClientInterrupted | Failure::ClientIdle)) => {
-                verdict::of(failure).status
-            }
             Some(Failure::ForcedClose) => None,
-            Some(failure) => self.status.or(verdict::of(failure).status),
+            Some(failure) => self.status.or_else(|| verdict::of(failure).status),
+            None => self.status,
         }
     }
 }

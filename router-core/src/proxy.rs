@@ -50,14 +50,21 @@ pub(crate) async fn handle<IO: Transport>(
         Ok(admitted) => admitted,
         Err(failure) => return refuse(worker, client, failure, head.method() == b"HEAD", false),
     };
-    let reusable = admitted.keep_alive && !admitted.framing.has_body() && !worker.is_draining();
+    let mut upload = Upload::new(admitted.framing, chunk_limits(worker), clock::now());
     let Some(route) = worker.route(&admitted.host.name) else {
         let failure = if worker.shared.table.is_loaded() {
             Failure::NoSuchApp
         } else {
             Failure::NoRoutes
         };
-        return refuse(worker, client, failure, head.method() == b"HEAD", reusable);
+        let keep_alive = may_go_on(worker, client, &admitted, &mut upload);
+        return refuse(
+            worker,
+            client,
+            failure,
+            head.method() == b"HEAD",
+            keep_alive,
+        );
     };
     let mut exchange = Exchange::begin(
         worker,
@@ -66,13 +73,15 @@ pub(crate) async fn handle<IO: Transport>(
         client.address.map(|address| address.ip()),
         route,
     );
-    match serve(worker, client, head, &admitted, &mut exchange).await {
+    let served = serve(worker, client, head, &admitted, &mut exchange, &mut upload).await;
+    match served {
         Ok(after) => {
             exchange.answered();
             after
         }
         Err(Fallen::BeforeHead(failure)) => {
-            answer_failure(worker, client, head, &mut exchange, failure, reusable).await
+            let keep_alive = may_go_on(worker, client, &admitted, &mut upload);
+            answer_failure(worker, client, head, &mut exchange, failure, keep_alive).await
         }
         Err(Fallen::AfterHead {
             failure,
@@ -81,6 +90,24 @@ pub(crate) async fn handle<IO: Transport>(
             exchange.failed(failure);
             cut(worker, client, &mut exchange, failure, until_close).await
         }
+    }
+}
+
+/// Whether another request can follow one that is answered by the router: the client wants it, and the body is out of the way.
+fn may_go_on<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    admitted: &Admitted<'_>,
+    upload: &mut Upload,
+) -> bool {
+    admitted.keep_alive && !worker.is_draining() && upload.discard(&mut client.buffer)
+}
+
+fn chunk_limits(worker: &Worker) -> ChunkLimits {
+    let limits = &worker.shared.limits;
+    ChunkLimits {
+        line: limits.request_header_line,
+        trailers: limits.request_headers,
     }
 }
 
@@ -103,6 +130,7 @@ async fn serve<IO: Transport>(
     head: &RequestHead,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,
+    upload: &mut Upload,
 ) -> Result<After, Fallen> {
     if let Some(violation) = admitted.violation {
         return Err(violation.into());
@@ -128,19 +156,18 @@ async fn serve<IO: Transport>(
     if admitted.expects_continue && !plan.pass_continue {
         respond::continue_now(client);
     }
-    let mut upload = Upload::new(&plan, clock::now());
     write_head(worker, client, head, admitted, exchange, &plan, &mut conn);
-    let ended = match Relay::new(worker, exchange, client, &mut conn, plan, &mut upload)
+    let ended = match Relay::new(worker, exchange, client, &mut conn, plan, upload)
         .run()
         .await
     {
         Err(fault) if may_resend(head, &fault) => {
-            conn = redial(worker, client, exchange, &lease, conn, &upload).await?;
-            upload.restart(clock::now());
+            conn = redial(worker, client, exchange, &lease, conn, upload).await?;
+            upload.restart();
             if conn.out.is_empty() {
                 write_head(worker, client, head, admitted, exchange, &plan, &mut conn);
             }
-            Relay::new(worker, exchange, client, &mut conn, plan, &mut upload)
+            Relay::new(worker, exchange, client, &mut conn, plan, upload)
                 .run()
                 .await
         }
@@ -207,7 +234,7 @@ fn concurrency_limit(worker: &Worker, route: &LocalRoute) -> u32 {
 }
 
 fn plan(worker: &Worker, head: &RequestHead, admitted: &Admitted<'_>, app: &App) -> Plan {
-    let (timeouts, limits) = (&worker.shared.timeouts, &worker.shared.limits);
+    let timeouts = &worker.shared.timeouts;
     Plan {
         framing: admitted.framing,
         is_head: head.method() == b"HEAD",
@@ -221,10 +248,6 @@ fn plan(worker: &Worker, head: &RequestHead, admitted: &Admitted<'_>, app: &App)
             .first_byte_timeout
             .unwrap_or(timeouts.first_byte),
         idle: app.settings.idle_timeout.unwrap_or(timeouts.idle),
-        chunk_limits: ChunkLimits {
-            line: limits.request_header_line,
-            trailers: limits.request_headers,
-        },
     }
 }
 
@@ -279,7 +302,9 @@ impl Search {
         self.tried.push(lease.dyno().id());
         self.last_failure = Some(failure);
         let allowed = retry::attempts_allowed(&worker.shared.limits, route.pool.running());
-        let more = verdict::of(failure).try_another_dyno && self.tried.len() < allowed as usize;
+        let more = verdict::of(failure).try_another_dyno
+            && self.tried.len() < allowed as usize
+            && clock::now() < self.deadline;
         if more { Ok(()) } else { Err(failure) }
     }
 }

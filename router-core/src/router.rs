@@ -25,8 +25,10 @@ use crate::worker::Worker;
 #[derive(Clone)]
 pub struct Router {
     shared: Arc<Shared>,
-    /// One per listening worker, and a last one for embedded services.
+    /// One per listening thread.
     workers: Arc<[Arc<Worker>]>,
+    /// For embedded services, whose tasks run wherever the embedder's runtime puts them.
+    embedded: Arc<Worker>,
 }
 
 /// What all workers read.
@@ -108,7 +110,7 @@ impl Router {
                     .count()
             })
             .sum::<usize>();
-        let sum = |gauge: fn(&Worker) -> u64| self.workers.iter().map(|worker| gauge(worker)).sum();
+        let sum = |gauge: fn(&Worker) -> u64| self.all_workers().map(|worker| gauge(worker)).sum();
         Stats {
             client_connections: self.shared.client_connections(),
             requests_in_flight: sum(|worker| worker.gauges.requests.load(Ordering::Relaxed)),
@@ -122,7 +124,7 @@ impl Router {
 
     /// How many listening workers it was built for.
     pub fn worker_count(&self) -> usize {
-        self.workers.len() - 1
+        self.workers.len()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -133,10 +135,17 @@ impl Router {
         &self.workers
     }
 
+    pub(crate) fn embedded(&self) -> &Arc<Worker> {
+        &self.embedded
+    }
+
+    pub(crate) fn all_workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
+        self.workers.iter().chain([&self.embedded])
+    }
+
     /// Requests cut so far at the end of a drain window.
     pub(crate) fn cut_count(&self) -> u64 {
-        self.workers
-            .iter()
+        self.all_workers()
             .map(|worker| worker.gauges.cut.load(Ordering::Relaxed))
             .sum()
     }
@@ -148,7 +157,7 @@ impl Router {
             Ordering::Relaxed,
         );
         self.shared.drain.cancel();
-        for worker in &*self.workers {
+        for worker in self.all_workers() {
             worker.idle().clear();
         }
     }
@@ -240,11 +249,14 @@ impl RouterBuilder {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
-        // One more than listen, for embedded services.
-        let workers = (0..=count)
-            .map(|index| Arc::new(Worker::new(Arc::clone(&shared), index)))
-            .collect();
-        Ok(Router { shared, workers })
+        let worker = |index| Arc::new(Worker::new(Arc::clone(&shared), index));
+        let workers = (0..count).map(worker).collect();
+        let embedded = worker(count);
+        Ok(Router {
+            shared,
+            workers,
+            embedded,
+        })
     }
 }
 

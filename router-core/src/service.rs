@@ -185,9 +185,6 @@ async fn proxy<B>(router: &Router, mut request: Request<B>) -> Response<Option<I
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let Some(worker) = router.workers().last() else {
-        return unavailable();
-    };
     let upgrade = hyper::upgrade::on(&mut request);
     let wants_upgrade = request.headers().contains_key(http::header::UPGRADE);
     let client = request
@@ -198,7 +195,7 @@ where
         .and_then(|host| host.rsplit_once(':')?.1.parse().ok())
         .unwrap_or(80);
     let tasks = TaskTracker::new();
-    let ours = spawn_connection(worker, client, port, &tasks);
+    let ours = spawn_connection(router.embedded(), client, port, &tasks);
     let handshake = hyper::client::conn::http1::Builder::new()
         .max_headers(2000)
         .handshake(TokioIo::new(ours))

@@ -48,7 +48,7 @@ pub fn forwarded_for(fields: &Fields, client: Option<IpAddr>, out: &mut Vec<u8>)
             out.extend_from_slice(b", ");
         }
         // Writing to a Vec cannot fail.
-        let _ = write!(out, "{}", client.to_canonical());
+        write!(out, "{}", client.to_canonical()).ok();
     }
 }
 

@@ -104,7 +104,7 @@ fn watch(path: &Path, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWat
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+        .unwrap_or_else(|| Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }

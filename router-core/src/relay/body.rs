@@ -12,7 +12,7 @@ use router_model::h1::{BodyDecoder, Framing, ResponseHead};
 use router_model::response::{self, Judged};
 use router_model::retry::Sent;
 
-use super::queue::{Pumped, pump};
+use super::queue::{OutQueue, Pumped, pump};
 use crate::client::{Client, Transport, poll_read_grown, poll_write_queue};
 use crate::clock::{self, Instant};
 use crate::dyno_conn::DynoConn;
@@ -37,7 +37,6 @@ pub(crate) struct Plan {
     pub(crate) expects_continue: bool,
     pub(crate) first_byte: Duration,
     pub(crate) idle: Duration,
-    pub(crate) chunk_limits: ChunkLimits,
 }
 
 /// How an exchange ended well.
@@ -84,9 +83,9 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(plan: &Plan, now: Instant) -> Self {
+    pub(crate) fn new(framing: Framing, limits: ChunkLimits, now: Instant) -> Self {
         Self {
-            decoder: BodyDecoder::new(plan.framing, plan.chunk_limits),
+            decoder: BodyDecoder::new(framing, limits),
             read_all: false,
             complete_at: None,
             broken: false,
@@ -101,12 +100,30 @@ impl Upload {
         self.written
     }
 
+    /// Takes what is left of the body out of `buffer`; whether that was all of it, so that the next request can follow.
+    pub(crate) fn discard(&mut self, buffer: &mut BytesMut) -> bool {
+        let mut nowhere = OutQueue::default();
+        let mut content = 0;
+        self.read_all = self.read_all
+            || matches!(
+                pump(
+                    &mut self.decoder,
+                    buffer,
+                    &mut nowhere,
+                    usize::MAX,
+                    false,
+                    &mut content
+                ),
+                Ok(Pumped::Done)
+            );
+        self.read_all
+    }
+
     /// Starts over on another connection, which must be given the same bytes again.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self) {
         self.complete_at = None;
         self.broken = false;
         self.written = false;
-        self.last_write = now;
     }
 }
 
@@ -154,6 +171,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         up: &'r mut Upload,
     ) -> Self {
         let now = clock::now();
+        (up.last_read, up.last_write) = (now, now);
         Self {
             worker,
             exchange,

@@ -198,9 +198,10 @@ mod tests {
         let mut decoder = decoder(Framing::UntilClose);
         to.push(Bytes::from_static(b"head"));
         assert_eq!(
-            pump(&mut decoder, &mut from, &mut to, 8, true, &mut count).unwrap(),
+            pump(&mut decoder, &mut from, &mut to, 20, true, &mut count).unwrap(),
             Pumped::NeedMore
         );
+        from.extend_from_slice(b"0123456789");
         assert_eq!(
             pump(&mut decoder, &mut from, &mut to, 8, true, &mut count).unwrap(),
             Pumped::Full

@@ -22,7 +22,10 @@ pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>
             Head::Request(head) => proxy::handle(worker, &mut client, &head).await,
             Head::Refused(failure) => proxy::refuse(worker, &mut client, failure, false, false),
             Head::TooSlow => {
-                proxy::refuse(worker, &mut client, Failure::HeaderTimeout, false, false)
+                proxy::refuse(worker, &mut client, Failure::HeaderTimeout, false, false);
+                // It may go on dripping bytes for ever; waiting for their end is what it wants.
+                client.flush(worker.shared.timeouts.idle).await.ok();
+                return;
             }
             Head::Over => return,
         };

@@ -54,7 +54,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError`] when an address cannot be had or a thread cannot be started.
     pub fn start(self) -> Result<Server, StartError> {
-        let workers = &self.router.workers()[..self.router.worker_count()];
+        let workers = self.router.workers();
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<std::net::TcpListener>> =
             workers.iter().map(|_| Vec::new()).collect();
