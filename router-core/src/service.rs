@@ -1,5 +1,5 @@
 //! The router as a `tower` service and layer, for programs that have a server of their own. A request enters the hot path as the bytes of HTTP/1 through an in-process
-//! pipe (ADR 0011): one code path serves listeners and embedders, so admission, headers, H-codes, timeouts and upgrades cannot differ between them.
+//! pipe (ADR 0005): one code path serves listeners and embedders, so admission, headers, H-codes, timeouts and upgrades cannot differ between them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

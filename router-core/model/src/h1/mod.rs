@@ -1,5 +1,5 @@
 //! The HTTP/1 codec as pure functions over bytes: heads, chunked bodies, framing (RFC 9112). It knows what the bytes are and
-//! whether they are well formed; whether a well-formed message is welcome is `admission`'s and `response`'s business. ADR 0010 says why we
+//! whether they are well formed; whether a well-formed message is welcome is `admission`'s and `response`'s business. ADR 0008 says why we
 //! have a codec of our own.
 
 pub mod body;
