@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,8 +31,7 @@ impl Transport for TcpStream {
 
     fn abort(&self) {
         // Closing then sends RST. A socket that refuses the option is closed in the ordinary way, which is no worse.
-        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(std::time::Duration::ZERO))
-        {
+        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot set SO_LINGER");
         }
     }
@@ -49,6 +49,8 @@ pub(crate) struct Client<IO> {
     pub(crate) address: Option<SocketAddr>,
     /// The port that the client connected to.
     pub(crate) port: u16,
+    /// When the client's FIN came. It may have closed, or it may only have finished sending and still be reading.
+    half_closed_at: Option<Instant>,
     read_size: usize,
 }
 
@@ -65,6 +67,7 @@ impl<IO: Transport> Client<IO> {
             timer: Timer::new(),
             address,
             port,
+            half_closed_at: None,
             read_size: SMALL_READ,
         }
     }
@@ -82,24 +85,42 @@ impl<IO: Transport> Client<IO> {
         poll_write_queue(&mut self.io, cx, &mut self.out)
     }
 
-    /// Ready when the client has gone; keeps at most `most` bytes of what it sends meanwhile.
-    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
-        while self.buffer.len() < most {
+    /// Ready when the client has gone for sure; keeps at most `most` bytes of what it sends meanwhile. A FIN is only noted: see
+    /// [`Client::given_up_at`].
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+        while self.half_closed_at.is_none() && self.buffer.len() < most {
             match ready!(self.poll_read(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(0) => self.half_closed_at = Some(clock::now()),
                 Ok(_) => {}
+                Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
     }
 
+    /// When a client that sent a FIN is taken to have gone. A close and a half-close look the same until something is written; those who half-close
+    /// (`nc`, scripts) wait for an answer, and most answers come within the grace.
+    pub(crate) fn given_up_at(&self) -> Option<Instant> {
+        const GRACE: Duration = Duration::from_secs(1);
+        self.half_closed_at.map(|at| at + GRACE)
+    }
+
     /// Waits for the client to go away.
     pub(crate) async fn gone(&mut self, most: usize) {
-        std::future::poll_fn(|cx| self.poll_gone(cx, most)).await;
+        std::future::poll_fn(|cx| {
+            if self.poll_reset(cx, most).is_ready() {
+                return Poll::Ready(());
+            }
+            match self.given_up_at() {
+                Some(at) => self.timer.poll_until(cx, at),
+                None => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Writes all that is queued, unless the client takes nothing for `idle`.
-    pub(crate) async fn flush(&mut self, idle: std::time::Duration) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self, idle: Duration) -> io::Result<()> {
         while !self.out.is_empty() {
             let deadline = clock::now() + idle;
             let written = std::future::poll_fn(|cx| match self.poll_write(cx) {
@@ -115,11 +136,16 @@ impl<IO: Transport> Client<IO> {
     }
 
     /// Gives memory back before a wait that may be long.
-    pub(crate) fn shrink(&mut self) {
+    pub(crate) fn release_buffer(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
-            self.read_size = SMALL_READ;
         }
+    }
+
+    /// Makes ready for the next request.
+    pub(crate) fn rest(&mut self) {
+        self.release_buffer();
+        self.read_size = SMALL_READ;
     }
 }
 

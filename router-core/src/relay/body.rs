@@ -282,7 +282,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             }
         }
         // Nothing more is expected of the client but that it stays.
-        match self.client.poll_gone(cx, room) {
+        match self.client.poll_reset(cx, room) {
             Poll::Ready(()) => Err(Failure::ClientInterrupted),
             Poll::Pending => Ok(()),
         }
@@ -520,7 +520,12 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             .then(|| (self.last_read + plan.idle, Failure::DynoIdle));
         let client_takes_nothing = (!self.client.out.is_empty())
             .then(|| (self.last_write + plan.idle, Failure::ClientIdle));
+        let client_left = self
+            .client
+            .given_up_at()
+            .map(|at| (at, Failure::ClientInterrupted));
         [
+            client_left,
             client_owes,
             dyno_takes_nothing,
             unanswered,

@@ -109,9 +109,11 @@ impl<IO: Transport> Tunnel<'_, '_, IO> {
                 Poll::Ready(_) => {
                     self.last_byte = clock::now();
                     self.dyno.out.push(self.client.buffer.split().freeze());
-                    self.client.shrink();
                 }
-                Poll::Pending => return Ok(()),
+                Poll::Pending => {
+                    self.client.release_buffer();
+                    return Ok(());
+                }
             }
         }
     }

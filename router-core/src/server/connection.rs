@@ -37,7 +37,7 @@ pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>
             After::Close | After::Abort => true,
         };
         match after {
-            After::KeepAlive if flushed => client.shrink(),
+            After::KeepAlive if flushed => client.rest(),
             After::Linger if flushed => return linger(&mut client).await,
             After::Abort => return client.io.abort(),
             After::KeepAlive | After::Linger | After::Close => return,
