@@ -187,6 +187,11 @@ impl RawClient {
         ending
     }
 
+    /// Whether the router has neither ended the connection nor sent something unread, as far as is known now.
+    pub fn is_quiet_and_open(&self) -> bool {
+        self.wire.is_quiet_and_open()
+    }
+
     /// Panics when the router has ended the connection or sent something unread.
     pub fn assert_open(&self) {
         assert!(

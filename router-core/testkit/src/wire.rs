@@ -76,13 +76,12 @@ impl Wire {
         self.seen.drain(..taken).collect()
     }
 
-    /// Waits for `read` until the deadline; panics with what arrived on a timeout or a short read.
+    /// The value of a read; panics with what arrived on a timeout or a short read.
     pub(crate) fn expect<T>(&self, what: &str, read: Option<Read<T>>) -> T {
-        let seen = text(&self.seen);
         match read {
             Some(Ok(value)) => value,
-            Some(Err(short)) => panic!("while reading {what}: {short:?}; read so far: {seen:?}"),
-            None => panic!("no {what} within {DEADLINE:?}; read so far: {seen:?}"),
+            Some(Err(short)) => panic!("while reading {what}: {short:?}; {}", self.read_so_far()),
+            None => panic!("no {what} within {DEADLINE:?}; {}", self.read_so_far()),
         }
     }
 
@@ -91,9 +90,9 @@ impl Wire {
         match written {
             Some(Ok(())) => {}
             Some(Err(error)) => panic!(
-                "writing {} bytes: {error}; read so far: {:?}",
+                "writing {} bytes: {error}; {}",
                 bytes.len(),
-                text(&self.seen)
+                self.read_so_far()
             ),
             None => panic!("{} bytes not taken within {DEADLINE:?}", bytes.len()),
         }
@@ -206,6 +205,16 @@ impl Wire {
         SockRef::from(&self.stream)
             .set_linger(Some(Duration::ZERO))
             .expect("SO_LINGER");
+    }
+
+    fn read_so_far(&self) -> String {
+        const SHOWN: usize = 2000;
+        let skipped = self.seen.len().saturating_sub(SHOWN);
+        format!(
+            "read so far ({} bytes, the last): {:?}",
+            self.seen.len(),
+            text(&self.seen[skipped..])
+        )
     }
 
     async fn line(&mut self, raw: &mut Vec<u8>) -> Read<String> {

@@ -1,0 +1,30 @@
+//! The end-to-end suite: a whole router between raw clients and raw dynos, one module per topic. Comments name the
+//! conformance scenario of the router specification that a test is. A test ends with `World::finish`, which drains the
+//! router and finds every log line read, so that "exactly one line per request" is held by each of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests: a surprise ends the test at once, and tests read the clock and own their tasks themselves"
+)]
+
+mod admission;
+mod affinity;
+mod balancing;
+mod bodies;
+mod churn;
+mod drain;
+mod dyno_conns;
+mod embedding;
+mod error_codes;
+mod expect;
+mod feed_file;
+mod headers;
+mod quarantine;
+mod routing;
+mod states;
+mod timeouts;
+mod upgrades;
+mod world;
