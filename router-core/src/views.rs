@@ -8,6 +8,7 @@ use router_model::settings::Settings;
 use serde::Serialize;
 
 use crate::clock;
+use crate::pool::Checkout;
 use crate::proxy;
 use crate::router::Router;
 use crate::table::Route;
@@ -156,6 +157,17 @@ impl Router {
         explanation
     }
 
+    /// The address of the dyno that a request for `host` would be sent to now. `key` is what the app hashes by, as text, and matters to `consistent_hash`
+    /// only. `None`: no app has the host, or none of its dynos can take a request. Counts as a choice for `round_robin`, as a request does.
+    pub fn next_dyno(&self, host: &str, key: &[u8]) -> Option<SocketAddr> {
+        let host = hostname::parse_host(host.as_bytes()).ok()?;
+        let pool = &self.shared().table.lookup(&host.name)?.pool;
+        match pool.checkout(&[], None, key, clock::now()) {
+            Checkout::Found(index) => Some(pool.dyno(index)?.address()),
+            Checkout::Quarantined | Checkout::NotUp | Checkout::Never(_) => None,
+        }
+    }
+
     fn sort_dynos(&self, route: &Route, explanation: &mut Explanation) {
         for dyno in &self.app_view(route).dynos {
             let reason = match (dyno.address, dyno.state, dyno.quarantined_for_ms) {
@@ -238,4 +250,30 @@ fn obstacle(app: &App, explanation: &Explanation) -> Option<String> {
         .candidates
         .is_empty()
         .then(|| waiting.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_dyno_is_one_that_may_be_called() {
+        let document = br#"{"format": 1, "revision": 1, "apps": [
+            {"name": "two", "domains": ["two.test"], "settings": {"balancer": "round_robin"}, "dynos": [
+                {"name": "web.1", "address": "10.0.0.1:1", "state": "up"}, {"name": "web.2", "address": "10.0.0.1:2", "state": "up"},
+                {"name": "web.3", "address": "10.0.0.1:3", "state": "draining"}, {"name": "worker.1", "address": "10.0.0.1:4", "state": "up"}]},
+            {"name": "none", "domains": ["none.test"], "dynos": [{"name": "web.1", "state": "starting"}]}]}"#;
+        let router = Router::builder().build().unwrap();
+        let snapshot = router_model::snapshot::parse(document).unwrap();
+        router.table().apply(&snapshot).unwrap();
+        let mut ports: Vec<_> = (0..2)
+            .filter_map(|_| router.next_dyno("TWO.test:8080", b""))
+            .map(|address| address.port())
+            .collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [1, 2]);
+        for host in ["none.test", "unknown.test", "not a host"] {
+            assert_eq!(router.next_dyno(host, b""), None, "{host}");
+        }
+    }
 }

@@ -100,6 +100,11 @@ impl Upload {
         self.written
     }
 
+    /// Whether the body's last byte has been read from the client.
+    pub(crate) fn is_read(&self) -> bool {
+        self.read_all
+    }
+
     /// Takes what is left of the body out of `buffer`; whether that was all of it, so that the next request can follow.
     pub(crate) fn discard(&mut self, buffer: &mut BytesMut) -> bool {
         let mut nowhere = OutQueue::default();

@@ -1,5 +1,6 @@
 //! One client connection: heads in, one after the other, until either side has had enough. What is done about a request is the proxy's business.
 
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use router_model::failure::Failure;
 use router_model::h1::{HeadLimits, HeadParser, RequestHead};
 
 use crate::client::{Client, Transport};
-use crate::clock::{self, Instant};
+use crate::clock;
 use crate::proxy::{self, After};
 use crate::worker::{Counted, Worker};
 
@@ -31,16 +32,16 @@ pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>
         };
         first = false;
         let flushed = match after {
-            After::KeepAlive | After::Linger => {
+            After::KeepAlive | After::Close | After::Linger => {
                 client.flush(worker.shared.timeouts.idle).await.is_ok()
             }
-            After::Close | After::Abort => true,
+            After::Drop | After::Abort => false,
         };
         match after {
             After::KeepAlive if flushed => client.rest(),
-            After::Linger if flushed => return linger(&mut client).await,
+            After::Linger if flushed => return linger(worker, &mut client).await,
             After::Abort => return client.io.abort(),
-            After::KeepAlive | After::Linger | After::Close => return,
+            After::KeepAlive | After::Linger | After::Close | After::Drop => return,
         }
     }
 }
@@ -115,26 +116,33 @@ enum Came {
     Nothing,
 }
 
-/// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer with it (RFC 9112 §9.6).
-async fn linger<IO: Transport>(client: &mut Client<IO>) {
+/// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer with it
+/// (RFC 9112 §9.6). A drain shortens the wait.
+async fn linger<IO: Transport>(worker: &Worker, client: &mut Client<IO>) {
     const SILENCE: Duration = Duration::from_secs(5);
     const TOTAL: Duration = Duration::from_secs(30);
-    if std::future::poll_fn(|cx| std::pin::Pin::new(&mut client.io).poll_shutdown(cx))
-        .await
-        .is_err()
-    {
+    const DRAINING: Duration = Duration::from_secs(1);
+    let shutdown = std::future::poll_fn(|cx| Pin::new(&mut client.io).poll_shutdown(cx));
+    if shutdown.await.is_err() {
         return;
     }
-    let end: Instant = clock::now() + TOTAL;
-    loop {
-        client.buffer.clear();
-        let deadline = end.min(clock::now() + SILENCE);
-        let read = std::future::poll_fn(|cx| match client.poll_read(cx) {
-            Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
-            Poll::Pending => client.timer.poll_until(cx, deadline).map(|()| 0),
-        });
-        if read.await == 0 {
-            return;
+    let wait = async {
+        let end = clock::now() + TOTAL;
+        loop {
+            client.buffer.clear();
+            let deadline = end.min(clock::now() + SILENCE);
+            let read = std::future::poll_fn(|cx| match client.poll_read(cx) {
+                Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
+                Poll::Pending => client.timer.poll_until(cx, deadline).map(|()| 0),
+            });
+            if read.await == 0 || clock::now() >= end {
+                return;
+            }
         }
+    };
+    tokio::select! {
+        // Nothing is lost by dropping either: what is read here is thrown away.
+        () = wait => {}
+        () = async { worker.drain.cancelled().await; tokio::time::sleep(DRAINING).await } => {}
     }
 }

@@ -1,0 +1,328 @@
+//! The part of the hot path that finds a dyno and a connection to it (spec §1.5): the balancer's choice, a kept connection or a new one, another dyno when that
+//! fails, and the waits in between.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use router_model::admission::Admitted;
+use router_model::app::App;
+use router_model::backoff::Backoff;
+use router_model::failure::Failure;
+use router_model::h1::{FieldId, HeadLimits, RequestHead};
+use router_model::settings::{Balancer, HashKey};
+use router_model::{affinity, retry, verdict};
+
+use super::check_app;
+use crate::client::{Client, Transport};
+use crate::clock::{self, Instant};
+use crate::dyno_conn::{DynoConn, dial};
+use crate::exchange::Exchange;
+use crate::observe::Event;
+use crate::pool::{Checkout, Lease};
+use crate::relay::Upload;
+use crate::worker::{LocalRoute, Worker};
+
+/// The search for a dyno that takes the connection (spec §1.5).
+pub(super) struct Search {
+    deadline: Instant,
+    tried: Vec<u64>,
+    last_failure: Option<Failure>,
+    backoff: Backoff,
+    /// The dyno that the client's cookie names.
+    preferred: Option<String>,
+    /// What `consistent_hash` goes by.
+    key: Vec<u8>,
+}
+
+impl Search {
+    pub(super) fn new(
+        worker: &Worker,
+        head: &RequestHead,
+        client: Option<IpAddr>,
+        app: &App,
+    ) -> Self {
+        let key = match app.settings.balancer {
+            Balancer::ConsistentHash => hash_key(head, client, &app.settings.hash_key),
+            Balancer::LeastRequests | Balancer::Random | Balancer::RoundRobin => Vec::new(),
+        };
+        let preferred = if app.settings.session_affinity {
+            preferred_dyno(worker, head)
+        } else {
+            None
+        };
+        Self {
+            deadline: clock::now() + worker.shared.timeouts.connect_total,
+            tried: Vec::new(),
+            last_failure: None,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
+            preferred,
+            key,
+        }
+    }
+
+    /// Notes a failed attempt; the failure of the request if it was the last one allowed.
+    fn failed(
+        &mut self,
+        worker: &Worker,
+        route: &LocalRoute,
+        lease: &Lease,
+        failure: Failure,
+    ) -> Result<(), Failure> {
+        worker.event(Event::ConnectFailed(failure));
+        if verdict::of(failure).quarantine {
+            lease
+                .dyno()
+                .quarantine(clock::now() + worker.shared.limits.quarantine);
+            worker.event(Event::Quarantined);
+        }
+        self.tried.push(lease.dyno().id());
+        self.last_failure = Some(failure);
+        let allowed = retry::attempts_allowed(&worker.shared.limits, route.pool.running());
+        let more = verdict::of(failure).try_another_dyno
+            && self.tried.len() < allowed as usize
+            && clock::now() < self.deadline;
+        if more { Ok(()) } else { Err(failure) }
+    }
+}
+
+fn hash_key(head: &RequestHead, client: Option<IpAddr>, by: &HashKey) -> Vec<u8> {
+    match by {
+        HashKey::ClientAddress => {
+            client.map(|client| client.to_canonical().to_string().into_bytes())
+        }
+        HashKey::Header(name) => head.fields().named(name.as_bytes()).map(<[u8]>::to_vec),
+        HashKey::Cookie(name) => cookie(head, name).map(|value| value.as_bytes().to_vec()),
+    }
+    .unwrap_or_default()
+}
+
+fn cookie<'h>(head: &'h RequestHead, name: &str) -> Option<&'h str> {
+    head.fields()
+        .values(FieldId::Cookie)
+        .find_map(|value| affinity::find_cookie(value, name))
+}
+
+fn preferred_dyno(worker: &Worker, head: &RequestHead) -> Option<String> {
+    let value = cookie(head, &worker.shared.affinity_cookie)?;
+    worker
+        .shared
+        .affinity
+        .open(value, clock::unix_millis(clock::wall()) / 1000)
+}
+
+/// Finds a dyno and a connection to it: a kept one, or a new one; another dyno when that fails.
+pub(super) async fn connect<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    head: &RequestHead,
+    admitted: &Admitted<'_>,
+    exchange: &mut Exchange<'_>,
+    search: &mut Search,
+) -> Result<(Lease, DynoConn), Failure> {
+    loop {
+        let lease = checkout(worker, client, admitted, exchange, search).await?;
+        exchange.dyno = Some(Arc::clone(lease.dyno()));
+        let kept = take_kept(worker, &exchange.route.app, head, admitted, &lease);
+        let opened = match kept {
+            Some(conn) => {
+                exchange.connect = Some(Duration::ZERO);
+                Ok(conn)
+            }
+            None => open(worker, client, exchange, &lease, search.deadline).await,
+        };
+        match opened {
+            Ok(conn) => {
+                exchange.connected_at = Some(clock::now());
+                set_affinity(worker, exchange, &lease, search);
+                return Ok((lease, conn));
+            }
+            Err(Failure::ClientInterrupted) => return Err(Failure::ClientInterrupted),
+            Err(failure) => search.failed(worker, &exchange.route, &lease, failure)?,
+        }
+    }
+}
+
+/// Checks a dyno out; waits for one that starts, or whose quarantine ends, as long as the budget lasts. Meanwhile route updates are followed and the client is
+/// watched; its body is not read.
+async fn checkout<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    admitted: &Admitted<'_>,
+    exchange: &mut Exchange<'_>,
+    search: &mut Search,
+) -> Result<Lease, Failure> {
+    loop {
+        let route = Arc::clone(&exchange.route);
+        let changed = route.state.changed.notified();
+        tokio::pin!(changed);
+        let mut listening = false;
+        let (wait_until, at_deadline) = loop {
+            let waiting = match route.pool.checkout(
+                &search.tried,
+                search.preferred.as_deref(),
+                &search.key,
+                clock::now(),
+            ) {
+                Checkout::Found(index) => match route.pool.dyno(index) {
+                    Some(dyno) => return Ok(Lease::new(Arc::clone(dyno))),
+                    None => return Err(Failure::Platform),
+                },
+                Checkout::Never(failure) => return Err(failure),
+                Checkout::NotUp => (search.deadline, Failure::BootTimeout),
+                Checkout::Quarantined => match search.last_failure {
+                    Some(failure)
+                        if route
+                            .pool
+                            .all()
+                            .all(|dyno| search.tried.contains(&dyno.id())) =>
+                    {
+                        return Err(failure);
+                    }
+                    _ => (
+                        search
+                            .deadline
+                            .min(clock::now() + search.backoff.next(fastrand::u32(..))),
+                        Failure::AllQuarantined,
+                    ),
+                },
+            };
+            // Listen first, then look once more: an update between the look and the wait must not be missed.
+            if listening {
+                break waiting;
+            }
+            changed.as_mut().enable();
+            listening = true;
+            if refresh(worker, admitted, exchange)? {
+                break (clock::now(), Failure::Platform);
+            }
+        };
+        tokio::select! {
+            // Cancel-safe: what the client sends meanwhile stays in its buffer.
+            () = &mut changed => {}
+            () = tokio::time::sleep_until(wait_until) => {
+                if clock::now() >= search.deadline {
+                    return Err(at_deadline);
+                }
+            }
+            () = client.gone(worker.shared.limits.request_buffer) => return Err(Failure::ClientInterrupted),
+        }
+        refresh(worker, admitted, exchange)?;
+    }
+}
+
+/// Takes the newest version of the app; whether it is another one. The app's state may stop the request by now.
+fn refresh(
+    worker: &Worker,
+    admitted: &Admitted<'_>,
+    exchange: &mut Exchange<'_>,
+) -> Result<bool, Failure> {
+    let route = worker
+        .route(&admitted.host.name)
+        .ok_or(Failure::NoSuchApp)?;
+    let same = Arc::ptr_eq(&route.app, &exchange.route.app);
+    if !same {
+        // A domain that moved to another app takes no waiting requests along: they were admitted and counted for the first.
+        if route.app.name != exchange.route.app.name {
+            return Err(Failure::NoSuchApp);
+        }
+        check_app(&route.app)?;
+        exchange.route = route;
+    }
+    Ok(!same)
+}
+
+/// A kept connection, if the app allows it. A request that cannot be sent again gets a young one only.
+fn take_kept(
+    worker: &Worker,
+    app: &App,
+    head: &RequestHead,
+    admitted: &Admitted<'_>,
+    lease: &Lease,
+) -> Option<DynoConn> {
+    if !app.settings.dyno_keepalive {
+        return None;
+    }
+    let resendable =
+        retry::is_safe(head.method()) && !admitted.framing.has_body() && !admitted.upgrade;
+    let max_idle = if resendable {
+        None
+    } else {
+        Some(retry::UNSAFE_REUSE_IDLE)
+    };
+    worker.idle().take(lease.dyno(), max_idle, clock::now())
+}
+
+async fn open<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    exchange: &mut Exchange<'_>,
+    lease: &Lease,
+    deadline: Instant,
+) -> Result<DynoConn, Failure> {
+    let started = clock::now();
+    let limit = worker
+        .shared
+        .timeouts
+        .connect
+        .min(deadline.saturating_duration_since(started));
+    worker.event(Event::ConnectAttempt);
+    let dialled = tokio::select! {
+        biased;
+        dialled = dial(lease.dyno().address(), limit) => dialled,
+        () = client.gone(worker.shared.limits.request_buffer) => return Err(Failure::ClientInterrupted),
+    };
+    let now = clock::now();
+    let took = now.saturating_duration_since(started);
+    exchange.connect = Some(took);
+    let stream = dialled?;
+    worker.event(Event::Connected(took));
+    Ok(DynoConn::new(
+        stream,
+        HeadLimits::response(&worker.shared.limits),
+        now,
+    ))
+}
+
+/// Sends the client a cookie when the dyno is not the one its cookie names (spec §4.3).
+fn set_affinity(worker: &Worker, exchange: &mut Exchange<'_>, lease: &Lease, search: &Search) {
+    let name = lease.dyno().name().as_str();
+    if !exchange.route.app.settings.session_affinity || search.preferred.as_deref() == Some(name) {
+        return;
+    }
+    let expires = clock::unix_millis(clock::wall()) / 1000 + affinity::LIFETIME_SECONDS;
+    let value = worker.shared.affinity.seal(name, expires);
+    exchange.set_cookie = Some(affinity::set_cookie(&worker.shared.affinity_cookie, &value));
+}
+
+/// The kept connection was dead: a new one to the same dyno, with the bytes that the dead one did not take.
+pub(super) async fn redial<IO: Transport>(
+    worker: &Worker,
+    client: &mut Client<IO>,
+    exchange: &mut Exchange<'_>,
+    lease: &Lease,
+    dead: DynoConn,
+    upload: &Upload,
+) -> Result<DynoConn, Failure> {
+    worker.event(Event::Retry);
+    let deadline = clock::now() + worker.shared.timeouts.connect;
+    let mut conn = match open(worker, client, exchange, lease, deadline).await {
+        Ok(conn) => conn,
+        Err(failure) => {
+            exchange.connected_at = None;
+            if verdict::of(failure).quarantine {
+                worker.event(Event::ConnectFailed(failure));
+                lease
+                    .dyno()
+                    .quarantine(clock::now() + worker.shared.limits.quarantine);
+                worker.event(Event::Quarantined);
+            }
+            return Err(failure);
+        }
+    };
+    exchange.connected_at = Some(clock::now());
+    if !upload.written() {
+        conn.out = dead.out;
+    }
+    Ok(conn)
+}
