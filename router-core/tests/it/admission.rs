@@ -385,42 +385,16 @@ async fn any_other_method_and_target_passes_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_asterisk_is_for_options_only() {
-    let heads = [(
-        "GET",
-        "GET * HTTP/1.1\r\nHost: shop.test\r\n\r\n".to_owned(),
-    )];
-    check_refused(400, &heads).await;
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let request = "OPTIONS * HTTP/1.1\r\nHost: shop.test\r\n\r\n";
-    assert_eq!(
-        forwarded(&world, &dyno, "OPTIONS", request)
-            .await
-            .start_line(),
-        "OPTIONS * HTTP/1.1"
-    );
-    world.finish().await;
-}
-
-#[tokio::test]
-async fn an_absolute_target_that_agrees_with_host_is_passed_on_in_origin_form() {
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    for (target, expected) in [
-        ("http://shop.test/a?b", "/a?b"),
-        ("HTTP://Shop.TEST/a", "/a"),
-    ] {
-        let request = format!("GET {target} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
-        let head = forwarded(&world, &dyno, target, &request).await;
-        assert_eq!(
-            (head.target(), head.header("host")),
-            (expected, Some("shop.test"))
-        );
-    }
-    world.finish().await;
+async fn asterisk_absolute_and_connect_targets_are_not_for_dynos() {
+    let heads = [
+        "OPTIONS * HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET http://shop.test/a?b HTTP/1.1",
+        "GET HTTP://Shop.TEST/a HTTP/1.0",
+        "CONNECT shop.test:443 HTTP/1.1",
+    ]
+    .map(|line| (line, format!("{line}\r\nHost: shop.test\r\n\r\n")));
+    check_refused(405, &heads).await;
 }
 
 #[tokio::test]

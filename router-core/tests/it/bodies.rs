@@ -603,7 +603,19 @@ async fn a_bad_chunk_from_a_dyno_cuts_the_response() {
 }
 
 #[tokio::test]
-async fn a_client_that_half_closes_after_its_request_is_a_client_that_left() {
+async fn a_client_that_half_closes_after_its_request_still_gets_a_quick_answer() {
+    // As `nc` and many scripts do it.
+    let (world, dyno, mut client) = shop_with_dyno().await;
+    client.send(get("/")).await;
+    client.half_close().await;
+    let (_conn, _) = dyno.accept_and_answer(ok("quick")).await;
+    assert_eq!(client.read_response().await.text(), "quick");
+    assert_served(&world.log.next().await, "web.1", 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closed_and_gets_no_answer_is_a_client_that_left() {
     let (world, dyno, mut client) = shop_with_dyno().await;
     client.send(get("/")).await;
     let mut conn = dyno.accept().await;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use crate::world::{
-    World, assert_failed, assert_failed_at, assert_served, get, ms, ok, post_chunked_head, shop,
+    World, assert_failed, assert_failed_at, assert_served, get, ok, post_chunked_head, shop,
 };
 
 /// An axum application on a free port with the router in front of it, as the example does it.
@@ -23,7 +23,7 @@ struct Embedded {
 
 impl Embedded {
     async fn start() -> Self {
-        let world = World::with(|setup| setup.timeouts.first_byte = ms(1000));
+        let world = World::start();
         let dyno = FakeDyno::start().await;
         world.apply(&[shop().web(1, dyno.address())]);
         let application = axum::Router::new()
