@@ -1,11 +1,7 @@
 //! Our HTTP/1 codec beside hyper's: what we admit and pass on, hyper reads the same way; and the facts about hyper on which ADR 0008 rests, so that it is seen when
 //! they change.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
