@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use router_testkit::{Ending, FakeDyno, RawClient, eventually};
 use tokio::net::TcpStream;
 
-use crate::world::{World, assert_served, get, ms, ok, post_head, shop};
+use crate::world::{World, assert_served, get, last_get, ms, ok, post_head, shop};
 
 /// A window that no test waits out.
 const LONG: Duration = Duration::from_secs(60);
@@ -69,6 +69,20 @@ async fn a_running_exchange_finishes_and_the_connection_ends_after_it() {
     let report = draining.await.unwrap();
     assert_eq!((report.finished, report.cut), (1, 0));
     assert_served(&world.log.next().await, "web.1", 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_was_answered_for_the_last_time_does_not_delay_the_exit() {
+    let (mut world, dyno, mut client) = shop_with_dyno().await;
+    client.send(last_get("/")).await;
+    let (_conn, _) = dyno.accept_and_answer(ok("x")).await;
+    assert_eq!(client.read_response().await.status, 200);
+    assert_served(&world.log.next().await, "web.1", 200);
+    // The client keeps its own half open; the router owes it nothing any more.
+    let drained = tokio::time::timeout(ms(4000), world.drain(LONG)).await;
+    assert_eq!(drained.expect("nothing to wait for").cut, 0);
+    drop(client);
     world.finish().await;
 }
 

@@ -1,8 +1,9 @@
 //! Headers in both directions: what the router adds, what it takes away, and what it must leave alone.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use router_testkit::{FakeDyno, LogRecord, RawHead, RawResponse};
+use router_testkit::{FakeDyno, LogRecord, RawClient, RawHead, RawResponse};
 
 use crate::world::{World, assert_failed, assert_served, get, ok, shop};
 
@@ -47,6 +48,36 @@ async fn forwarded_for_lines_are_joined_and_the_peer_appended() {
     let (head, record) = sent_with("").await;
     assert_eq!(head.all("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(record.fwd(), "127.0.0.1");
+}
+
+#[tokio::test]
+async fn an_ipv6_client_is_named_without_brackets_and_a_mapped_one_as_ipv4() {
+    let cases = [
+        (
+            Ipv6Addr::LOCALHOST,
+            IpAddr::from(Ipv6Addr::LOCALHOST),
+            "::1",
+        ),
+        (
+            Ipv6Addr::UNSPECIFIED,
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            "127.0.0.1",
+        ),
+    ];
+    for (listen, connect, named) in cases {
+        let world = World::with(|setup| setup.listen = Some(listen.into()));
+        let dyno = FakeDyno::start().await;
+        world.apply(&[shop().web(1, dyno.address())]);
+        let mut client = RawClient::connect((connect, world.address().port()).into()).await;
+        client.send(get("/")).await;
+        let (_conn, head) = dyno.accept_and_answer(ok("x")).await;
+        assert_eq!(head.header("x-forwarded-for"), Some(named));
+        assert_eq!(client.read_response().await.status, 200);
+        let record = world.log.next().await;
+        assert_served(&record, "web.1", 200);
+        assert_eq!(record.fwd(), named);
+        world.finish().await;
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod error_codes;
 mod expect;
 mod feed_file;
 mod headers;
+mod hostile;
 mod quarantine;
 mod routing;
 mod states;

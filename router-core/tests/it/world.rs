@@ -2,7 +2,7 @@
 //! tests speak of requests, apps and log lines.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     pub(crate) name: Option<&'static str>,
     pub(crate) affinity_key: Option<&'static [u8]>,
     pub(crate) workers: Option<usize>,
+    pub(crate) listen: Option<IpAddr>,
 }
 
 /// Events counted, beside the log.
@@ -77,8 +78,9 @@ impl World {
             builder = builder.affinity_key(key);
         }
         let router = builder.build().expect("build the router");
+        let ip = setup.listen.unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let listener = ListenerSettings {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: SocketAddr::from((ip, 0)),
         };
         let server = Server::builder(router.clone())
             .listener(listener)
