@@ -42,7 +42,9 @@ start() {
 alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 
 stop() {
-    trap '' INT TERM
+    # Whatever fails in here, such as a word to a terminal that is gone, the rest is still to be stopped.
+    set +e
+    trap '' INT TERM HUP
     trap - EXIT
     if alive "$router"; then
         say "stopping"
@@ -54,7 +56,7 @@ stop() {
     done
     rm -rf "$dir"
 }
-trap 'stop; exit 0' INT TERM
+trap 'stop; exit 0' INT TERM HUP
 trap stop EXIT
 
 # Starts a dyno and waits for the line in which it tells its address.
