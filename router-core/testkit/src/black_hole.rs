@@ -1,14 +1,57 @@
 //! Addresses at which connecting fails: refused at once, or never answered.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// An address of 127.0.0.1 where nobody listens: connections are refused.
+use crate::fake_dyno::FakeDyno;
+
+/// An address of 127.0.0.1 where nobody listens: connections are refused. It stays so until the process ends.
 pub fn refused_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("local address")
+    let reserved = ReservedAddress::new();
+    let address = reserved.address();
+    // The port must not become somebody else's while the test counts on it.
+    std::mem::forget(reserved);
+    address
+}
+
+/// An address that is taken but not listened at: refused at first, a dyno later.
+pub struct ReservedAddress {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+impl ReservedAddress {
+    /// Takes a free port of 127.0.0.1.
+    #[expect(
+        clippy::new_without_default,
+        reason = "it takes something of the system's"
+    )]
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .expect("bind");
+        let address = socket
+            .local_addr()
+            .expect("local address")
+            .as_socket()
+            .expect("an IP address");
+        Self { socket, address }
+    }
+
+    /// The address for the route document.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The dyno comes up where it was expected.
+    pub fn listen(self) -> FakeDyno {
+        self.socket.listen(128).expect("listen");
+        self.socket.set_nonblocking(true).expect("nonblocking");
+        FakeDyno::at(self.socket.into())
+    }
 }
 
 /// A listener whose accept queue is full, so that the kernel drops every further SYN and connecting only ever times out.

@@ -20,12 +20,13 @@ pub struct FakeDyno {
 impl FakeDyno {
     /// Listens; from now on connections are established (by the kernel) and wait for [`FakeDyno::accept`].
     pub async fn start() -> Self {
-        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a dyno");
+        let address = listener.local_addr().expect("local address");
+        Self { listener, address }
     }
 
-    /// Listens at a given address, for a dyno that comes (back) up where it was expected.
-    pub async fn start_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.expect("bind a dyno");
+    pub(crate) fn at(listener: std::net::TcpListener) -> Self {
+        let listener = TcpListener::from_std(listener).expect("a listener of this runtime");
         let address = listener.local_addr().expect("local address");
         Self { listener, address }
     }

@@ -21,7 +21,7 @@ mod route_document;
 mod serving_dyno;
 mod wire;
 
-pub use black_hole::{BlackHole, refused_address};
+pub use black_hole::{BlackHole, ReservedAddress, refused_address};
 pub use client::{RawClient, RawResponse};
 pub use eventually::eventually;
 pub use fake_dyno::{DynoConn, FakeDyno};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use router_testkit::{BlackHole, FakeDyno, refused_address};
+use router_testkit::{BlackHole, FakeDyno, ReservedAddress, refused_address};
 
 use crate::world::{
     World, assert_failed, assert_failed_at, assert_served, get, ms, ok, post, shop,
@@ -77,14 +77,14 @@ async fn the_only_dyno_refusing_fails_after_one_attempt() {
 #[tokio::test]
 async fn a_quarantined_dyno_is_tried_again_when_its_time_is_over() {
     let world = World::with(|setup| setup.limits.quarantine = ms(300));
-    let address = refused_address();
-    world.apply(&[shop().web(1, address)]);
+    let address = ReservedAddress::new();
+    world.apply(&[shop().web(1, address.address())]);
     let mut client = world.client().await;
     let start = Instant::now();
     assert_eq!(client.exchange(get("/")).await.status, 503);
     assert_eq!(world.log.next().await.code(), Some("H21"));
     // The dyno is back, but nobody may look before the quarantine is over; the request waits for that.
-    let dyno = FakeDyno::start_at(address).await;
+    let dyno = address.listen();
     client.send(get("/again")).await;
     let (_conn, head) = dyno.accept_and_answer(ok("back")).await;
     assert!(

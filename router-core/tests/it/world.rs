@@ -2,7 +2,7 @@
 //! tests speak of requests, apps and log lines.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl World {
             builder = builder.affinity_key(key);
         }
         let router = builder.build().expect("build the router");
-        let ip = setup.listen.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let ip = setup.listen.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
         let listener = ListenerSettings {
             address: SocketAddr::from((ip, 0)),
         };
