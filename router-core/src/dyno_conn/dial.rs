@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 /// Connects to `address`.
 ///
 /// # Errors
-/// [`Failure::ConnectTimeout`] (H19) when nothing came of it within `limit`, [`Failure::ConnectRefused`] (H21) for any other reason.
+/// [`Failure::ConnectTimeout`] (H19) when nothing came of it within `limit`, [`Failure::Platform`] (H99) when this machine is out of something, and
+/// [`Failure::ConnectRefused`] (H21) for any other reason.
 pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
@@ -22,10 +23,37 @@ pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStre
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
             Err(Failure::ConnectTimeout)
         }
+        Ok(Err(error)) if is_our_own(&error) => {
+            tracing::error!(%address, %error, "this machine cannot connect to dynos");
+            Err(Failure::Platform)
+        }
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "cannot connect to dyno");
             Err(Failure::ConnectRefused)
         }
         Err(_elapsed) => Err(Failure::ConnectTimeout),
     }
+}
+
+/// Whether the reason lies with this machine (descriptors, ports, memory, a firewall): the dyno is not to be blamed and quarantined for it.
+fn is_our_own(error: &std::io::Error) -> bool {
+    const EPERM: i32 = 1;
+    const ENOMEM: i32 = 12;
+    const EACCES: i32 = 13;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    let ours = [
+        EPERM,
+        ENOMEM,
+        EACCES,
+        ENFILE,
+        EMFILE,
+        EADDRNOTAVAIL,
+        ENOBUFS,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| ours.contains(&code))
 }

@@ -153,6 +153,8 @@ pub(crate) struct Relay<'r, 'x, IO> {
     down: Down,
     judged: Option<Judged>,
     keep_alive: bool,
+    /// Where the final head stands in the client's queue, as long as none of it is out: until then there is time for an error page.
+    unsent_from: Option<usize>,
     /// A byte of the response has been read.
     response_seen: bool,
     interim: u8,
@@ -187,6 +189,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             down: Down::Head,
             judged: None,
             keep_alive: false,
+            unsent_from: None,
             response_seen: false,
             interim: 0,
             continued: false,
@@ -221,7 +224,8 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         }
     }
 
-    fn fault(&self, failure: Failure) -> Fault {
+    fn fault(&mut self, failure: Failure) -> Fault {
+        self.take_back_unsent_head();
         Fault {
             failure,
             head_sent: !matches!(self.down, Down::Head),
@@ -236,6 +240,18 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 has_body: self.plan.framing.has_body(),
             },
         }
+    }
+
+    /// A response that fails before any of it is out becomes an error page.
+    fn take_back_unsent_head(&mut self) {
+        let Some(length) = self.unsent_from.take() else {
+            return;
+        };
+        self.client.out.truncate(length);
+        self.exchange.status = None;
+        self.exchange.bytes = 0;
+        self.down = Down::Head;
+        self.judged = None;
     }
 
     fn limits(&self) -> &router_model::limits::Limits {
@@ -306,6 +322,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 let was_full = self.client.out.len() >= room;
                 match self.client.poll_write(cx) {
                     Poll::Ready(Ok(_)) => {
+                        self.unsent_from = None;
                         self.last_write = now;
                         if was_full && self.client.out.len() < room {
                             // The dyno was not read while the queue was full; that silence was ours.
@@ -363,7 +380,12 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             keep_framing,
             content,
         );
-        if pumped.map_err(|_| Failure::DynoInterrupted)? == Pumped::Done {
+        let bad_chunk = if self.unsent_from.is_some() {
+            Failure::MalformedResponse
+        } else {
+            Failure::DynoInterrupted
+        };
+        if pumped.map_err(|_| bad_chunk)? == Pumped::Done {
             self.down = Down::Finished;
         }
         Ok(())
@@ -458,6 +480,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             };
             forward::write_response(head, &ours, &mut out);
         });
+        self.unsent_from = Some(self.client.out.len());
         self.client.out.push(out.freeze());
         self.exchange.status = Some(head.status());
         self.down = if head.status() == 101 {

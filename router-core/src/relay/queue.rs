@@ -22,6 +22,20 @@ impl OutQueue {
         }
     }
 
+    /// Takes back what was queued last, until `length` bytes are left.
+    pub(super) fn truncate(&mut self, length: usize) {
+        while self.length > length {
+            let Some(mut last) = self.pieces.pop_back() else {
+                return;
+            };
+            self.length -= last.len();
+            if self.length < length {
+                last.truncate(length - self.length);
+                self.push(last);
+            }
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.length
     }
@@ -190,6 +204,16 @@ mod tests {
             assert_eq!(drain(&mut to), out.as_bytes());
             assert_eq!(&from[..], rest.as_bytes());
         }
+    }
+
+    #[test]
+    fn what_was_queued_last_can_be_taken_back() {
+        let mut queue = OutQueue::default();
+        for piece in [&b"100"[..], b"head", b"body"] {
+            queue.push(Bytes::copy_from_slice(piece));
+        }
+        queue.truncate(5);
+        assert_eq!((queue.len(), drain(&mut queue)), (5, b"100he".to_vec()));
     }
 
     #[test]

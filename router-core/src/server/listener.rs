@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection;
 use crate::client::Client;
+use crate::clock;
 use crate::tasks;
 use crate::worker::Worker;
 
@@ -67,6 +68,7 @@ fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
 
 /// Accepts connections until the router drains.
 pub(super) async fn accept(worker: Arc<Worker>, listener: TcpListener, tasks: TaskTracker) {
+    let mut quiet_until = clock::now();
     let port = listener.local_addr().map_or(0, |address| address.port());
     loop {
         let accepted = tokio::select! {
@@ -78,7 +80,10 @@ pub(super) async fn accept(worker: Arc<Worker>, listener: TcpListener, tasks: Ta
             Ok((stream, address)) => start(&worker, stream, address, port, &tasks),
             Err(error) => {
                 // Out of descriptors, mostly: connections in progress must end before new ones can be taken.
-                tracing::warn!(%error, "cannot accept a connection");
+                if clock::now() >= quiet_until {
+                    tracing::warn!(%error, "cannot accept connections");
+                    quiet_until = clock::now() + Duration::from_secs(1);
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
