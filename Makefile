@@ -37,8 +37,9 @@ fuzz: ready ## fuzzes the target T for S seconds
 	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 	mkdir -p $(FUZZ) && CARGO_TARGET_DIR=fuzz/target cargo fuzz run -s none $(T) $(FUZZ) -- -max_total_time=$(S)
 
-deny: ## licences, advisories, bans and sources of the dependencies, if cargo-deny is installed
-	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: skipped"; fi
+deny: ## licences, bans and sources of the dependencies, if cargo-deny is installed; advisories too, if they can be fetched
+	@if ! command -v cargo-deny >/dev/null; then echo "cargo-deny is not installed: skipped"; else \
+		cargo deny --locked check bans licenses sources && (cargo deny --locked check advisories || echo "advisories: see above; not fatal here, for they need the network"); fi
 
 release: ready ## the optimised binary, target/release/router
 	cargo build -p router --release --locked

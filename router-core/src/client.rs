@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use crate::clock::{self, Instant};
-use crate::relay::OutQueue;
+use crate::queue::OutQueue;
 
 /// What a client connection runs over.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {

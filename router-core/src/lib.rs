@@ -17,6 +17,7 @@ mod exchange;
 mod observe;
 mod pool;
 mod proxy;
+mod queue;
 mod relay;
 mod respond;
 mod router;

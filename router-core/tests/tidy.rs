@@ -24,17 +24,11 @@ const LAYERS: &[&[&str]] = &[
     &["relay", "respond"],
     &["exchange", "client"],
     &["router", "worker"],
-    &["table", "dyno_conn"],
+    &["table", "dyno_conn", "queue"],
     &["pool"],
     &["balancer"],
     &["dyno"],
     &["observe", "tasks", "clock"],
-];
-
-/// Both sides of a relay own one of its queues.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    ("client", "relay::OutQueue"),
-    ("dyno_conn", "relay::OutQueue"),
 ];
 
 #[test]
@@ -172,9 +166,8 @@ fn modules_use_each_other_in_one_direction() {
             let module = path.split("::").next().unwrap();
             let to = row(module)
                 .unwrap_or_else(|| panic!("{}: crate::{module} has no row in LAYERS", file.name));
-            let excepted = EXCEPTIONS.contains(&(&*file.module, &*path));
             let strangers = file.module == "feed" && module == "proxy";
-            if (from > to && !excepted) || strangers {
+            if from > to || strangers {
                 wrong.push(format!(
                     "{} uses crate::{path}, which stands nearer to the edge",
                     file.name

@@ -12,7 +12,7 @@ use router_model::h1::{HeadLimits, HeadParser};
 use tokio::net::TcpStream;
 
 use crate::clock::Instant;
-use crate::relay::OutQueue;
+use crate::queue::OutQueue;
 
 /// One connection to a dyno.
 #[derive(Debug)]

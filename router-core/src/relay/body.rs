@@ -12,11 +12,11 @@ use router_model::h1::{BodyDecoder, Framing, ResponseHead};
 use router_model::response::{self, Judged};
 use router_model::retry::Sent;
 
-use super::queue::{OutQueue, Pumped, pump};
 use crate::client::{Client, Transport, poll_read_grown, poll_write_queue};
 use crate::clock::{self, Instant};
 use crate::dyno_conn::DynoConn;
 use crate::exchange::Exchange;
+use crate::queue::{OutQueue, Pumped, pump};
 use crate::worker::Worker;
 
 /// What the relay has to know of the request.

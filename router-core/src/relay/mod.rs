@@ -1,9 +1,7 @@
 //! Moving bytes between a client and a dyno: one exchange (`body`), an upgraded connection (`tunnel`).
 
 mod body;
-mod queue;
 mod tunnel;
 
 pub(crate) use body::{Ended, Fault, Plan, Relay, Upload};
-pub(crate) use queue::OutQueue;
 pub(crate) use tunnel::{TunnelEnd, tunnel};

@@ -23,7 +23,7 @@ impl OutQueue {
     }
 
     /// Takes back what was queued last, until `length` bytes are left.
-    pub(super) fn truncate(&mut self, length: usize) {
+    pub(crate) fn truncate(&mut self, length: usize) {
         while self.length > length {
             let Some(mut last) = self.pieces.pop_back() else {
                 return;
@@ -81,7 +81,7 @@ impl Buf for OutQueue {
 
 /// How far a body went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pumped {
+pub(crate) enum Pumped {
     /// All bytes at hand are understood; more are to come.
     NeedMore,
     /// The queue is full.
@@ -92,7 +92,7 @@ pub(super) enum Pumped {
 
 /// Moves body bytes from `from` to `to` until `to` holds `room` bytes. `keep_framing`: pass chunk sizes and trailers on as they came. Adds to
 /// `content` the bytes that are content.
-pub(super) fn pump(
+pub(crate) fn pump(
     decoder: &mut BodyDecoder,
     from: &mut BytesMut,
     to: &mut OutQueue,
