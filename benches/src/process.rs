@@ -1,0 +1,107 @@
+//! A `router` process, so that its memory is not mixed with that of its clients and dynos.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// Long waits, so that what is idle stays.
+const CONFIG: &str = "
+[[listener]]
+address = \"127.0.0.1:0\"
+[admin]
+address = \"127.0.0.1:0\"
+[feed]
+path = \"routes.json\"
+[timeouts]
+client_idle = \"1h\"
+idle = \"1h\"
+";
+
+/// A running router; killed when dropped.
+#[derive(Debug)]
+pub struct RouterProcess {
+    child: Child,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl RouterProcess {
+    /// Starts the binary and waits until it listens.
+    pub fn start(binary: &Path, document: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("router.toml"), CONFIG).unwrap();
+        std::fs::write(folder.path().join("routes.json"), document).unwrap();
+        let mut child = Command::new(std::path::absolute(binary).unwrap())
+            .args(["serve", "--config", "router.toml"])
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the router binary starts");
+        let (sender, receiver) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        // Reads on after that, so that the router never waits for us.
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening on ")
+                    && !line.contains("admin listening on ")
+                {
+                    sender.send(address.parse().unwrap()).ok();
+                }
+            }
+        });
+        let address = receiver.recv().expect("the router listens");
+        Self {
+            child,
+            address,
+            _folder: folder,
+        }
+    }
+
+    /// Where clients call.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        rss(&self.child.id().to_string())
+    }
+
+    /// Its resident memory once that has stood still for three seconds.
+    pub fn settled_rss(&self) -> u64 {
+        let mut seen = [0; 6];
+        loop {
+            seen.rotate_left(1);
+            seen[5] = self.rss();
+            if seen.iter().all(|rss| *rss == seen[0]) {
+                return seen[5];
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+impl Drop for RouterProcess {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The resident memory in bytes of a process, by ID or `self`.
+pub fn rss(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("a VmRSS line");
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes * 1024
+}
