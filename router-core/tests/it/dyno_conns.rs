@@ -305,6 +305,28 @@ async fn kept_connections_of_a_dyno_that_left_are_closed() {
 }
 
 #[tokio::test]
+async fn kept_connections_of_a_dyno_that_left_are_closed_on_every_worker() {
+    let world = World::with(|setup| setup.workers = Some(3));
+    let dyno = FakeDyno::respond_with(|_| ok("x").into_bytes()).await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        let mut client = world.client().await;
+        assert_eq!(client.exchange(get("/")).await.status, 200);
+        assert_served(&world.log.next().await, "web.1", 200);
+        clients.push(client);
+    }
+    assert!(dyno.open_connections() > 0);
+    world.apply(&[shop().dyno("web.1", dyno.address(), "crashed")]);
+    eventually("all of them are closed", || {
+        (dyno.open_connections() == 0).then_some(())
+    })
+    .await;
+    assert_eq!(world.router.stats().kept_connections, 0);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn kept_connections_survive_route_updates_that_do_not_concern_their_dyno() {
     let (world, dyno, mut client) = shop_with_dyno().await;
     let mut conn = kept_connection(&world, &dyno, &mut client).await;

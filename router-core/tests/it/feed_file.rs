@@ -147,6 +147,58 @@ async fn renames_and_writes_in_place_are_both_seen() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_turned_to_another_file_is_seen() {
+    // As configuration volumes do it: the name stays a link, what it leads to is swapped.
+    let (one, two) = (dyno_of("1").await, dyno_of("2").await);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("v1"), document(1, &one).to_bytes()).unwrap();
+    std::fs::write(at("v2"), document(2, &two).to_bytes()).unwrap();
+    std::os::unix::fs::symlink("v1", at("routes.json")).unwrap();
+    let world = World::start();
+    let options = FeedOptions { cache: None };
+    let feed = feed::start(&world.router, FileFeed::new(at("routes.json")), options);
+    let fed = Fed {
+        world,
+        feed,
+        directory,
+    };
+    fed.at_revision(1).await;
+    std::os::unix::fs::symlink("v2", fed.directory.path().join("next")).unwrap();
+    std::fs::rename(fed.directory.path().join("next"), fed.path()).unwrap();
+    fed.at_revision(2).await;
+    fed.check_answers("2").await;
+    fed.finish().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_comes_later_is_no_reason_to_give_up() {
+    let dyno = dyno_of("late").await;
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::start();
+    let path = directory.path().join("later").join("routes.json");
+    let feed = feed::start(
+        &world.router,
+        FileFeed::new(path.clone()),
+        FeedOptions { cache: None },
+    );
+    eventually("it is said that there is no file", || {
+        feed.status().last_error
+    })
+    .await;
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, document(1, &dyno).to_bytes()).unwrap();
+    let fed = Fed {
+        world,
+        feed,
+        directory,
+    };
+    fed.at_revision(1).await;
+    fed.check_answers("late").await;
+    fed.finish().await;
+}
+
+#[tokio::test]
 async fn an_update_drops_no_connection() {
     let (one, two) = (dyno_of("1").await, dyno_of("2").await);
     let fed = Fed::start(Some(&document(1, &one)));

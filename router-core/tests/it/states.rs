@@ -202,6 +202,29 @@ async fn a_request_is_held_for_a_starting_dyno_and_continues_when_it_is_up() {
 }
 
 #[tokio::test]
+async fn requests_held_on_every_worker_continue_together() {
+    let world = World::with(|setup| setup.workers = Some(3));
+    let dyno = FakeDyno::respond_with(|_| ok("up").into_bytes()).await;
+    world.apply(&[shop().dyno("web.1", dyno.address(), "starting")]);
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        let mut client = world.client().await;
+        client.send(get("/held")).await;
+        clients.push(client);
+    }
+    eventually("all of them wait", || {
+        (world.router.stats().requests_in_flight == 24).then_some(())
+    })
+    .await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    for client in &mut clients {
+        assert_eq!(client.read_response().await.text(), "up");
+        assert_served(&world.log.next().await, "web.1", 200);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_dyno_that_never_comes_up_is_a_boot_timeout() {
     // Scenario 39.
     let world = World::with(|setup| setup.timeouts.connect_total = ms(250));

@@ -375,3 +375,36 @@ async fn end_to_end_a_client_that_waits_in_vain_for_a_continue_is_answered_by_a_
     conn.expect_end().await;
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_client_that_steadily_takes_little_is_not_idle() {
+    // The system's send buffer would swallow megabytes in one go and then be silent for seconds.
+    let world = World::with(|setup| setup.timeouts.idle = ms(2000));
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let mut client = world.client().await;
+    const LENGTH: usize = 8 * 1024 * 1024;
+    client.send(get("/")).await;
+    let mut conn = dyno.accept().await;
+    conn.read_head().await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+    conn.write(head).await;
+    let writing = tokio::spawn(async move { conn.try_write(vec![b'x'; LENGTH]).await });
+    client.read_head().await;
+    // Too slow to make room for a fifth of a megabyte within the timeout but by the bound on unsent bytes.
+    let start = Instant::now();
+    let mut left = LENGTH;
+    while start.elapsed() < ms(4500) {
+        client.read_exact(16 * 1024).await;
+        left -= 16 * 1024;
+        tokio::time::sleep(ms(100)).await;
+    }
+    while left > 0 {
+        let piece = left.min(1024 * 1024);
+        client.read_exact(piece).await;
+        left -= piece;
+    }
+    assert!(writing.await.unwrap());
+    assert_served(&world.log.next().await, "web.1", 200);
+    world.finish().await;
+}
