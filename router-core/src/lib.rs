@@ -21,6 +21,7 @@ mod queue;
 mod relay;
 mod respond;
 mod router;
+mod socket;
 mod table;
 mod tasks;
 mod views;

@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["pool"],
     &["balancer"],
     &["dyno"],
-    &["observe", "tasks", "clock"],
+    &["observe", "tasks", "clock", "socket"],
 ];
 
 #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use router_model::failure::Failure;
 use tokio::net::TcpStream;
 
+use crate::socket;
+
 /// Connects to `address`.
 ///
 /// # Errors
@@ -14,10 +16,7 @@ use tokio::net::TcpStream;
 pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
-            // Small writes must not wait for acknowledgements; a system that refuses the option still works.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%address, %error, "cannot set TCP_NODELAY");
-            }
+            socket::tune(&stream);
             Ok(stream)
         }
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {

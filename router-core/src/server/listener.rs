@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::connection;
 use crate::client::Client;
 use crate::clock;
+use crate::socket;
 use crate::tasks;
 use crate::worker::Worker;
 
@@ -97,10 +98,7 @@ fn start(
     port: u16,
     tasks: &TaskTracker,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        // The client has gone already.
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
+    socket::tune(&stream);
     let client = Client::new(stream, Some(address), port);
     let worker = Arc::clone(worker);
     tasks::spawn(tasks, async move {
