@@ -1,7 +1,7 @@
 //! The router as its users hold it: built once, cheap to clone, shared by listeners, services and the feed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use router_model::affinity::{self, AffinityKey};
@@ -9,10 +9,12 @@ use router_model::limits::Limits;
 use router_model::timeouts::Timeouts;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::observe::{Observer, Silent};
 use crate::table::RouteTable;
+use crate::tasks;
 use crate::worker::Worker;
 
 /// A router: a route table and the workers' state. Clones share everything.
@@ -29,6 +31,8 @@ pub struct Router {
     workers: Arc<[Arc<Worker>]>,
     /// For embedded services, whose tasks run wherever the embedder's runtime puts them.
     embedded: Arc<Worker>,
+    /// Set once somebody tidies `embedded`.
+    tidying: Arc<OnceLock<TaskTracker>>,
 }
 
 /// What all workers read.
@@ -135,7 +139,21 @@ impl Router {
         &self.workers
     }
 
-    pub(crate) fn embedded(&self) -> &Arc<Worker> {
+    /// The worker of embedded services, with somebody to tidy it from its first use on, as long as the router lives.
+    pub(crate) fn tidied_embedded(&self) -> &Arc<Worker> {
+        self.tidying.get_or_init(|| {
+            let tasks = TaskTracker::new();
+            let worker = Arc::downgrade(&self.embedded);
+            tasks::spawn(&tasks, async move {
+                let mut tick = tokio::time::interval(Worker::TIDY_EVERY);
+                while let Some(worker) = worker.upgrade() {
+                    worker.tidy();
+                    drop(worker);
+                    tick.tick().await;
+                }
+            });
+            tasks
+        });
         &self.embedded
     }
 
@@ -256,6 +274,7 @@ impl RouterBuilder {
             shared,
             workers,
             embedded,
+            tidying: Arc::default(),
         })
     }
 }

@@ -195,7 +195,7 @@ where
         .and_then(|host| host.rsplit_once(':')?.1.parse().ok())
         .unwrap_or(80);
     let tasks = TaskTracker::new();
-    let ours = spawn_connection(router.embedded(), client, port, &tasks);
+    let ours = spawn_connection(router.tidied_embedded(), client, port, &tasks);
     let handshake = hyper::client::conn::http1::Builder::new()
         .max_headers(2000)
         .handshake(TokioIo::new(ours))

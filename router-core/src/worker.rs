@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,9 @@ impl std::ops::Deref for LocalRoute {
 const MOST_CACHED: usize = 4096;
 
 impl Worker {
+    /// How often [`Worker::tidy`] is due.
+    pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(1);
+
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Self {
         Self {
             index,

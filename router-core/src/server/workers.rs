@@ -153,7 +153,7 @@ async fn run(worker: Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
             Err(error) => tracing::error!(%error, "cannot register a listening socket"),
         }
     }
-    let mut tidy = tokio::time::interval(Duration::from_secs(1));
+    let mut tidy = tokio::time::interval(Worker::TIDY_EVERY);
     loop {
         tokio::select! {
             // Cancel-safe, both.
