@@ -20,8 +20,9 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
     /// Ready when a read may give something; lets an idle connection do without a buffer.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Makes the end of the connection visible as an error, where an orderly close would look like the end of a body.
-    fn abort(&self);
+    /// Whether the connection, when it ends by whatever cause, ends with an error (RST). While a response is under way that ends with the connection, an
+    /// orderly close would make a cut one look whole.
+    fn end_with_error(&self, yes: bool);
 }
 
 impl Transport for TcpStream {
@@ -29,9 +30,10 @@ impl Transport for TcpStream {
         self.poll_read_ready(cx).map(|_| ())
     }
 
-    fn abort(&self) {
-        // Closing then sends RST. A socket that refuses the option is closed in the ordinary way, which is no worse.
-        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+    fn end_with_error(&self, yes: bool) {
+        // A socket that refuses the option is closed in the ordinary way, which is no worse.
+        let linger = yes.then_some(Duration::ZERO);
+        if let Err(error) = socket2::SockRef::from(self).set_linger(linger) {
             tracing::debug!(%error, "cannot set SO_LINGER");
         }
     }
@@ -101,7 +103,7 @@ impl<IO: Transport> Client<IO> {
     /// When a client that sent a FIN is taken to have gone. A close and a half-close look the same until something is written; those who half-close
     /// (`nc`, scripts) wait for an answer, and most answers come within the grace.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        const GRACE: Duration = Duration::from_secs(1);
+        const GRACE: Duration = Duration::from_millis(200);
         self.half_closed_at.map(|at| at + GRACE)
     }
 

@@ -92,12 +92,9 @@ pub(crate) async fn handle<IO: Transport>(
             )
             .await
         }
-        Err(Fallen::AfterHead {
-            failure,
-            until_close,
-        }) => {
+        Err(Fallen::AfterHead(failure)) => {
             exchange.failed(failure);
-            cut(worker, client, &mut exchange, failure, until_close).await
+            cut(worker, client, &mut exchange, failure).await
         }
     }
 }
@@ -134,7 +131,7 @@ fn chunk_limits(worker: &Worker) -> ChunkLimits {
 /// How an exchange failed: with or without a chance to say so to the client.
 enum Fallen {
     BeforeHead(Failure),
-    AfterHead { failure: Failure, until_close: bool },
+    AfterHead(Failure),
 }
 
 impl From<Failure> for Fallen {
@@ -211,14 +208,7 @@ async fn serve<IO: Transport>(
             head_sent: false,
             ..
         }) => Err(failure.into()),
-        Err(Fault {
-            failure,
-            until_close,
-            ..
-        }) => Err(Fallen::AfterHead {
-            failure,
-            until_close,
-        }),
+        Err(Fault { failure, .. }) => Err(Fallen::AfterHead(failure)),
     }
 }
 
@@ -333,10 +323,7 @@ async fn run_tunnel<IO: Transport>(
     worker.event(Event::TunnelClosed);
     match end {
         TunnelEnd::Closed => Ok(After::Close),
-        TunnelEnd::Failed(failure) => Err(Fallen::AfterHead {
-            failure,
-            until_close: false,
-        }),
+        TunnelEnd::Failed(failure) => Err(Fallen::AfterHead(failure)),
     }
 }
 
@@ -397,16 +384,11 @@ async fn cut<IO: Transport>(
     client: &mut Client<IO>,
     exchange: &mut Exchange<'_>,
     failure: Failure,
-    until_close: bool,
 ) -> After {
     let client_left = matches!(failure, Failure::ClientInterrupted | Failure::ClientIdle);
     if client_left || client.flush(worker.shared.timeouts.idle).await.is_err() {
         exchange.bytes = exchange.bytes.saturating_sub(client.out.len() as u64);
         return After::Abort;
     }
-    if until_close {
-        After::Abort
-    } else {
-        After::Close
-    }
+    After::Close
 }

@@ -174,7 +174,7 @@ impl Transport for DuplexStream {
         Poll::Ready(())
     }
 
-    fn abort(&self) {}
+    fn end_with_error(&self, _: bool) {}
 }
 
 /// Bytes in flight in each direction of the pipe.

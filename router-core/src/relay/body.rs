@@ -62,8 +62,6 @@ pub(crate) struct Fault {
     pub(crate) failure: Failure,
     /// The response head was on its way to the client.
     pub(crate) head_sent: bool,
-    /// The response ends with the connection, so only an error shows that it is cut short.
-    pub(crate) until_close: bool,
     pub(crate) sent: Sent,
 }
 
@@ -153,6 +151,8 @@ pub(crate) struct Relay<'r, 'x, IO> {
     down: Down,
     judged: Option<Judged>,
     keep_alive: bool,
+    /// The end of the client's connection is the end of the response.
+    ends_with_connection: bool,
     /// Where the final head stands in the client's queue, as long as none of it is out: until then there is time for an error page.
     unsent_from: Option<usize>,
     /// A byte of the response has been read.
@@ -189,6 +189,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             down: Down::Head,
             judged: None,
             keep_alive: false,
+            ends_with_connection: false,
             unsent_from: None,
             response_seen: false,
             interim: 0,
@@ -229,10 +230,6 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         Fault {
             failure,
             head_sent: !matches!(self.down, Down::Head),
-            until_close: self
-                .judged
-                .is_some_and(|judged| judged.framing == Framing::UntilClose)
-                || self.plan.http10,
             sent: Sent {
                 reused: self.dyno.reused,
                 response_seen: self.response_seen,
@@ -252,6 +249,9 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         self.exchange.bytes = 0;
         self.down = Down::Head;
         self.judged = None;
+        if std::mem::take(&mut self.ends_with_connection) {
+            self.client.io.end_with_error(false);
+        }
     }
 
     fn limits(&self) -> &router_model::limits::Limits {
@@ -480,6 +480,10 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             };
             forward::write_response(head, &ours, &mut out);
         });
+        self.ends_with_connection = !ends_by_itself;
+        if self.ends_with_connection {
+            self.client.io.end_with_error(true);
+        }
         self.unsent_from = Some(self.client.out.len());
         self.client.out.push(out.freeze());
         self.exchange.status = Some(head.status());
@@ -506,6 +510,9 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
     }
 
     fn ended(&self) -> Ended {
+        if self.ends_with_connection {
+            self.client.io.end_with_error(false);
+        }
         let clean = self.up.complete_at.is_some()
             && !self.up.broken
             && self.dyno.buffer.is_empty()

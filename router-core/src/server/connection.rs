@@ -40,7 +40,7 @@ pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>
         match after {
             After::KeepAlive if flushed => client.rest(),
             After::Linger if flushed => return linger(worker, &mut client).await,
-            After::Abort => return client.io.abort(),
+            After::Abort => return client.io.end_with_error(true),
             After::KeepAlive | After::Linger | After::Close | After::Drop => return,
         }
     }

@@ -126,6 +126,21 @@ async fn what_does_not_finish_in_the_window_is_cut() {
 }
 
 #[tokio::test]
+async fn a_response_that_ends_with_the_connection_is_visibly_cut() {
+    let (mut world, dyno, mut client) = shop_with_dyno().await;
+    client.send(get("/")).await;
+    let (_conn, _) = dyno
+        .accept_and_answer("HTTP/1.1 200 OK\r\n\r\npart of it")
+        .await;
+    client.read_head().await;
+    assert_eq!(client.read_exact(10).await, b"part of it");
+    assert_eq!(world.drain(ms(100)).await.cut, 1);
+    assert_eq!(client.expect_end().await, Ending::Reset);
+    assert_eq!(world.log.next().await.code(), Some("H24"));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_tunnel_is_cut_at_the_end_of_the_window_and_one_that_ends_before_is_not() {
     let (mut world, dyno, mut client) = shop_with_dyno().await;
     let upgrade =

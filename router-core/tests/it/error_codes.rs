@@ -750,3 +750,16 @@ async fn h80_to_h83_states_of_the_app() {
         world.finish().await;
     }
 }
+
+#[tokio::test]
+async fn h99_the_document_contradicts_itself() {
+    let world = World::start();
+    world.apply(&[shop().field("formation", serde_json::json!({"web": 2}))]);
+    let mut client = world.client().await;
+    let response = client.exchange(get("/code")).await;
+    assert!(response.status == 503 && response.text().contains(APPLICATION_ERROR));
+    let record = world.log.next().await;
+    assert_failed(&record, "H99", 503);
+    check(&record, "error", "Platform error", &response);
+    world.finish().await;
+}
