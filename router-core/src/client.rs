@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -20,6 +21,9 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
     /// Ready when a read may give something; lets an idle connection do without a buffer.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Whether the peer has ended its side, even if unread bytes stand before that end.
+    fn is_read_closed(&self) -> bool;
+
     /// Whether the connection, when it ends by whatever cause, ends with an error (RST). While a response is under way that ends with the connection, an
     /// orderly close would make a cut one look whole.
     fn end_with_error(&self, yes: bool);
@@ -28,6 +32,11 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
 impl Transport for TcpStream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_read_ready(cx).map(|_| ())
+    }
+
+    fn is_read_closed(&self) -> bool {
+        let ready = self.ready(tokio::io::Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     fn end_with_error(&self, yes: bool) {
@@ -107,16 +116,25 @@ impl<IO: Transport> Client<IO> {
         self.half_closed_at.map(|at| at + GRACE)
     }
 
-    /// Waits for the client to go away.
+    /// Waits for the client to go away. Behind a full buffer its end cannot be read, so it is looked for once a second.
     pub(crate) async fn gone(&mut self, most: usize) {
+        const LOOK: Duration = Duration::from_secs(1);
+        let mut look_at = clock::now() + LOOK;
         std::future::poll_fn(|cx| {
             if self.poll_reset(cx, most).is_ready() {
                 return Poll::Ready(());
             }
-            match self.given_up_at() {
-                Some(at) => self.timer.poll_until(cx, at),
-                None => Poll::Pending,
+            if let Some(given_up_at) = self.given_up_at() {
+                return self.timer.poll_until(cx, given_up_at);
             }
+            while self.buffer.len() >= most {
+                ready!(self.timer.poll_until(cx, look_at));
+                if self.io.is_read_closed() {
+                    return Poll::Ready(());
+                }
+                look_at = clock::now() + LOOK;
+            }
+            Poll::Pending
         })
         .await;
     }

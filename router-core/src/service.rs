@@ -174,6 +174,10 @@ impl Transport for DuplexStream {
         Poll::Ready(())
     }
 
+    fn is_read_closed(&self) -> bool {
+        false
+    }
+
     fn end_with_error(&self, _: bool) {}
 }
 

@@ -176,14 +176,19 @@ struct Connection {
     nominates: bool,
 }
 
+/// More names than this in the Connection fields of one message are an attack on those who compare each with every field.
+pub(crate) const MOST_CONNECTION_TOKENS: usize = 100;
+
 /// The Connection field: what it asks for, or H26 when it cannot be parsed or asks for an upgrade to nothing (spec §1.17).
 fn connection(head: &RequestHead) -> Result<Connection, Failure> {
     let mut seen = Connection::default();
+    let mut tokens = 0;
     for value in head.fields().values(FieldId::Connection) {
         let mut empty = true;
         for token in list_elements(value) {
             empty = false;
-            if !is_token(token) {
+            tokens += 1;
+            if !is_token(token) || tokens > MOST_CONNECTION_TOKENS {
                 return Err(Failure::BadHeader);
             }
             if token.eq_ignore_ascii_case(b"close") {
@@ -374,6 +379,17 @@ mod tests {
         ] {
             let head = head(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}"));
             assert_eq!(admit(&head).unwrap().violation, violation, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn endless_connection_lists_are_refused() {
+        for (count, violation) in [(100, None), (101, Some(Failure::BadHeader))] {
+            let head = head(&format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n",
+                vec!["a"; count].join(",")
+            ));
+            assert_eq!(admit(&head).unwrap().violation, violation, "{count}");
         }
     }
 

@@ -78,11 +78,12 @@ pub fn write_request(
             b"\r\n",
         ],
     );
+    let nominated = nominated(fields, admitted.nominates);
     for (id, name, value) in fields.iter() {
         let pass = match id {
-            FieldId::Other => !(admitted.nominates && is_nominated(fields, name)),
+            FieldId::Other => !is_nominated(&nominated, name),
             FieldId::Cookie | FieldId::Date | FieldId::Server | FieldId::SetCookie => {
-                !(admitted.nominates && is_nominated(fields, name))
+                !is_nominated(&nominated, name)
             }
             FieldId::Trailer => admitted.framing == Framing::Chunked,
             FieldId::Upgrade => admitted.upgrade,
@@ -187,6 +188,7 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
     let chunked = fields
         .first(FieldId::TransferEncoding)
         .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+    let nominated = nominated(fields, ours.nominates);
     let (mut has_date, mut has_server, mut length_written) = (false, false, false);
     for (id, name, value) in fields.iter() {
         let pass = match id {
@@ -222,7 +224,7 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
             | FieldId::XForwardedPort
             | FieldId::XForwardedProto
             | FieldId::XRequestId
-            | FieldId::XRequestStart => !(ours.nominates && is_nominated(fields, name)),
+            | FieldId::XRequestStart => !is_nominated(&nominated, name),
         };
         if pass {
             put(out, &[name, b": ", value, b"\r\n"]);
@@ -272,11 +274,21 @@ pub fn write_status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
     put(out, &[b"HTTP/1.1 ", &digits, b" ", reason, b"\r\n"]);
 }
 
-/// Whether the Connection field names this one. The fields that carry the request's meaning cannot be nominated away (spec §10-11).
-fn is_nominated(fields: &Fields, name: &[u8]) -> bool {
+/// The names that the Connection field nominates, found once per head: looking through its lines again for every field would let one request keep
+/// a core busy. Fields that carry the message's meaning cannot be nominated away (spec §10-11); the callers see to that.
+fn nominated(fields: &Fields, any: bool) -> Vec<&[u8]> {
+    if !any {
+        return Vec::new();
+    }
     fields
         .values(FieldId::Connection)
         .flat_map(list_elements)
+        .collect()
+}
+
+fn is_nominated(nominated: &[&[u8]], name: &[u8]) -> bool {
+    nominated
+        .iter()
         .any(|token| token.eq_ignore_ascii_case(name))
 }
 

@@ -20,12 +20,16 @@ pub struct Limits {
     pub request_header_name: usize,
     /// Most header lines of a request, `Host` included.
     pub request_headers: usize,
+    /// Longest head of a request, all lines together: a client must not fill our memory with many long ones.
+    pub request_head: usize,
     /// Longest status line of a dyno (H25 oversized status line).
     pub response_status_line: usize,
     /// Longest line of a response header (H25 oversized header).
     pub response_header_line: usize,
     /// Longest `Set-Cookie` line of a response (H25 oversized cookie).
     pub response_cookie_line: usize,
+    /// Longest head of a response, all lines together (H25 oversized header).
+    pub response_head: usize,
     /// Response bytes held for a client that reads more slowly than its dyno writes.
     pub response_buffer: usize,
     /// Client connections of the whole process; above it H22.
@@ -46,9 +50,11 @@ impl Default for Limits {
             request_header_line: 8192,
             request_header_name: 1000,
             request_headers: 1000,
+            request_head: 1_048_576,
             response_status_line: 8192,
             response_header_line: 524_288,
             response_cookie_line: 8192,
+            response_head: 1_048_576,
             response_buffer: 1_048_576,
             client_connections: 100_000,
             idle_connections_per_dyno: 256,

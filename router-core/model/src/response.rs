@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::admission::content_length;
+use crate::admission::{MOST_CONNECTION_TOKENS, content_length};
 use crate::failure::Failure;
 use crate::h1::field::list_elements;
 use crate::h1::{FieldId, Framing, HeadError, ResponseHead, Version};
@@ -59,7 +59,7 @@ pub fn judge(
         (false, false, Some(length)) => Framing::Length(length),
         (false, false, None) => Framing::UntilClose,
     };
-    let (close, keep_alive, nominates) = connection(head);
+    let (close, keep_alive, nominates) = connection(head)?;
     let persistent = if head.version() == Version::Http11 {
         !close
     } else {
@@ -85,13 +85,18 @@ fn chunked(head: &ResponseHead) -> Result<bool, Failure> {
     }
 }
 
-fn connection(head: &ResponseHead) -> (bool, bool, bool) {
+fn connection(head: &ResponseHead) -> Result<(bool, bool, bool), Failure> {
+    let mut tokens = 0;
     let (mut close, mut keep_alive, mut nominates) = (false, false, false);
     for token in head
         .fields()
         .values(FieldId::Connection)
         .flat_map(list_elements)
     {
+        tokens += 1;
+        if tokens > MOST_CONNECTION_TOKENS {
+            return Err(Failure::MalformedResponse);
+        }
         if token.eq_ignore_ascii_case(b"close") {
             close = true;
         } else if token.eq_ignore_ascii_case(b"keep-alive") {
@@ -100,7 +105,7 @@ fn connection(head: &ResponseHead) -> (bool, bool, bool) {
             nominates = true;
         }
     }
-    (close, keep_alive, nominates)
+    Ok((close, keep_alive, nominates))
 }
 
 fn keep_alive_timeout(head: &ResponseHead) -> Option<Duration> {

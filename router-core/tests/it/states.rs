@@ -275,6 +275,19 @@ async fn a_held_request_whose_client_leaves_is_h27_without_a_dyno() {
 }
 
 #[tokio::test]
+async fn a_held_request_whose_client_leaves_in_a_large_upload_is_h27_too() {
+    let world = World::start();
+    world.apply(&[shop().homeless_dyno("web.1", "starting")]);
+    let mut client = world.client().await;
+    client.send(post_head("/", 1_000_000)).await;
+    // More than the router keeps, but little enough for the end to come behind it into the system's buffer.
+    client.send(vec![b'x'; 70_000]).await;
+    client.close().await;
+    assert_failed(&world.log.next().await, "H27", 499);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_held_request_follows_its_app_into_maintenance() {
     let world = World::start();
     world.apply(&[shop().homeless_dyno("web.1", "starting")]);

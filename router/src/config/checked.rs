@@ -333,10 +333,12 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         ("request_header_line", 1, &mut limits.request_header_line),
         ("request_header_name", 1, &mut limits.request_header_name),
         ("request_headers", 1, &mut limits.request_headers),
+        ("request_head", 1, &mut limits.request_head),
         ("request_buffer", 1024, &mut limits.request_buffer),
         ("response_status_line", 1, &mut limits.response_status_line),
         ("response_header_line", 1, &mut limits.response_header_line),
         ("response_cookie_line", 1, &mut limits.response_cookie_line),
+        ("response_head", 1, &mut limits.response_head),
         ("response_buffer", 1, &mut limits.response_buffer),
         ("client_connections", 1, &mut limits.client_connections),
         (

@@ -64,11 +64,11 @@ impl HeadLimits {
             field_name: limits.request_header_name,
             cookie_line: limits.request_header_line,
             fields: limits.request_headers,
-            total: usize::MAX,
+            total: limits.request_head,
         }
     }
 
-    /// The limits of a response head. The whole of it may be twice its longest line: a dyno must not fill our memory with many long ones.
+    /// The limits of a response head.
     pub fn response(limits: &Limits) -> Self {
         Self {
             start_line: limits.response_status_line,
@@ -76,7 +76,7 @@ impl HeadLimits {
             field_name: limits.response_header_line,
             cookie_line: limits.response_cookie_line,
             fields: usize::MAX,
-            total: limits.response_header_line.saturating_mul(2),
+            total: limits.response_head,
         }
     }
 }

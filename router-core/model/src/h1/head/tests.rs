@@ -139,6 +139,15 @@ fn limits_are_exact() {
     let many = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
     assert!(request(many(1000).as_bytes()).unwrap().is_some());
     assert!(request(many(1001).as_bytes()).is_err());
+    let large = |lines: usize| {
+        let line = format!("A: {}\r\n", "x".repeat(8000));
+        format!("GET / HTTP/1.1\r\n{}", line.repeat(lines))
+    };
+    assert!(request(large(130).as_bytes()).unwrap().is_none());
+    assert_eq!(
+        request(large(132).as_bytes()).unwrap_err(),
+        HeadError::FieldTooLong
+    );
 }
 
 #[test]
