@@ -47,19 +47,16 @@ impl FileFeed {
         }
     }
 
-    /// Waits until the file has, or may have, changed.
+    /// Waits until the file has changed. Events only say when to look: whoever writes something else into the same directory (a log, say) changes nothing.
     async fn changed(&mut self) {
         loop {
             tokio::select! {
                 // Cancel-safe, both: an event that is not received stays in the channel.
                 event = self.events.recv() => {
-                    if event.is_some() {
-                        tokio::time::sleep(GATHER).await;
-                        while self.events.try_recv().is_ok() {}
-                        return;
-                    }
-                    // No watcher: the channel is closed, and only the clock is left.
-                    tokio::time::sleep(LOOK).await;
+                    // Without a watcher the channel is closed, and only the clock is left.
+                    let pause = if event.is_some() { GATHER } else { LOOK };
+                    tokio::time::sleep(pause).await;
+                    while self.events.try_recv().is_ok() {}
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }

@@ -92,6 +92,7 @@ pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHand
 async fn run(mut runner: Runner, mut feed: impl Feed) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
+        let asked = clock::now();
         match feed.next().await {
             Ok(document) => {
                 backoff.reset();
@@ -112,8 +113,8 @@ async fn run(mut runner: Runner, mut feed: impl Feed) {
             Err(error) => {
                 runner.refuse(error.to_string());
                 runner.start_from_cache();
-                // A file feed waits for a change by itself; this only bounds a feed that fails at once.
-                tokio::time::sleep(backoff.next(fastrand::u32(..))).await;
+                // Only a feed that fails at once is held back; one that waited for a change must not be late with the next.
+                tokio::time::sleep_until(asked + backoff.next(fastrand::u32(..))).await;
             }
         }
     }

@@ -433,3 +433,25 @@ async fn the_last_good_document_serves_until_the_file_is_back() {
     feed.stop().await;
     world.finish().await;
 }
+
+#[tokio::test]
+async fn what_else_is_written_beside_the_file_is_no_document() {
+    // A log in the same directory that tells of a refused document must not make it read, and refused, again.
+    let dyno = dyno_of("fine").await;
+    let fed = Fed::start(None);
+    fed.replace("{bad");
+    fed.refused().await;
+    let before = fed.feed.status().refused;
+    let noise = fed.directory.path().join("router.log");
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(80));
+    for line in 0..8 {
+        // Nothing signals that nothing happens; several gathering times have to pass.
+        tick.tick().await;
+        std::fs::write(&noise, format!("line {line}")).expect("write");
+    }
+    assert_eq!(fed.feed.status().refused, before);
+    let document = RouteDoc::new(1, &[shop().web(1, dyno.address())]);
+    fed.replace(document.to_bytes());
+    fed.at_revision(1).await;
+    fed.finish().await;
+}
