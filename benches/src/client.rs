@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use crate::dyno::BODY;
 
@@ -21,6 +22,8 @@ impl Client {
     pub fn connect(address: SocketAddr, host: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        // Only a bench that goes wrong ever waits this long.
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let request = format!(
             "GET /items?page=2 HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
         );

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// Long waits, so that what is idle stays.
+/// Long waits, so that what is idle stays; and room for as many WebSockets of one dyno as are wanted.
 const CONFIG: &str = "
 [[listener]]
 address = \"127.0.0.1:0\"
@@ -20,6 +20,8 @@ path = \"routes.json\"
 [timeouts]
 client_idle = \"1h\"
 idle = \"1h\"
+[limits]
+concurrent_requests_per_dyno = 1000000
 ";
 
 /// A running router; killed when dropped.
