@@ -14,7 +14,7 @@ use router_model::h1::chunked::ChunkLimits;
 use router_model::h1::{RequestHead, Version};
 use router_model::retry;
 
-use self::connect::{Search, connect, redial};
+use self::connect::{Search, connect};
 use crate::client::{Client, Transport};
 use crate::clock;
 use crate::dyno_conn::DynoConn;
@@ -169,27 +169,34 @@ async fn serve<IO: Transport>(
         client.address.map(|address| address.ip()),
         &exchange.route.app,
     );
-    let (lease, mut conn) = connect(worker, client, head, admitted, exchange, &mut search).await?;
+    let (mut lease, mut conn) =
+        connect(worker, client, head, admitted, exchange, &mut search).await?;
     if admitted.expects_continue && !plan.pass_continue {
         respond::continue_now(client);
     }
     write_head(worker, client, head, admitted, exchange, &plan, &mut conn);
-    let ended = match Relay::new(worker, exchange, client, &mut conn, plan, upload)
+    let mut ended = Relay::new(worker, exchange, client, &mut conn, plan, upload)
         .run()
-        .await
+        .await;
+    if let Err(fault) = ended
+        && may_resend(head, &fault)
     {
-        Err(fault) if may_resend(head, &fault) => {
-            conn = redial(worker, client, exchange, &lease, conn, upload).await?;
-            upload.restart();
-            if conn.out.is_empty() {
-                write_head(worker, client, head, admitted, exchange, &plan, &mut conn);
-            }
-            Relay::new(worker, exchange, client, &mut conn, plan, upload)
-                .run()
-                .await
+        worker.event(Event::Retry);
+        // What the dead connection took nothing of goes out as it is; else the request has no body, and its head is written anew.
+        let untouched = (!upload.written()).then(|| std::mem::take(&mut conn.out));
+        drop((lease, conn));
+        exchange.connected_at = None;
+        search.new_only = true;
+        (lease, conn) = connect(worker, client, head, admitted, exchange, &mut search).await?;
+        upload.restart();
+        match untouched {
+            Some(out) => conn.out = out,
+            None => write_head(worker, client, head, admitted, exchange, &plan, &mut conn),
         }
-        ended => ended,
-    };
+        ended = Relay::new(worker, exchange, client, &mut conn, plan, upload)
+            .run()
+            .await;
+    }
     match ended {
         Ok(Ended::Response {
             reusable,

@@ -22,7 +22,8 @@ struct OfDyno {
 }
 
 impl IdleConns {
-    /// A usable connection to `dyno`. With `max_idle`, one that has been idle for longer is left alone.
+    /// A usable connection to `dyno`. With `max_idle`, for a request that cannot be sent again, one that has been idle for longer is left alone, and
+    /// the system is asked whether it still stands.
     pub(crate) fn take(
         &mut self,
         dyno: &Dyno,
@@ -39,7 +40,8 @@ impl IdleConns {
                 return None;
             }
             self.count -= 1;
-            if conn.idle_until > now && conn.is_quiet() {
+            let quiet = conn.is_quiet() && (max_idle.is_none() || conn.is_quiet_now());
+            if quiet && conn.idle_until > now {
                 return Some(conn);
             }
         }

@@ -7,8 +7,11 @@ mod idle;
 pub(crate) use dial::dial;
 pub(crate) use idle::IdleConns;
 
+use std::mem::MaybeUninit;
+
 use bytes::BytesMut;
 use router_model::h1::{HeadLimits, HeadParser};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::clock::Instant;
@@ -40,6 +43,14 @@ impl DynoConn {
             idle_since: now,
             idle_until: now,
         }
+    }
+
+    /// [`DynoConn::is_quiet`] by the system's word of this moment, which costs a call: tokio has seen only what its last turn brought.
+    fn is_quiet_now(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        self.buffer.is_empty()
+            && matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Whether nothing has come in since the last response ended: no close, no stray bytes.

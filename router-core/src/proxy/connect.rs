@@ -20,12 +20,13 @@ use crate::dyno_conn::{DynoConn, dial};
 use crate::exchange::Exchange;
 use crate::observe::Event;
 use crate::pool::{Checkout, Lease};
-use crate::relay::Upload;
 use crate::worker::{LocalRoute, Worker};
 
 /// The search for a dyno that takes the connection (spec §1.5).
 pub(super) struct Search {
     deadline: Instant,
+    /// No kept connections: one has just turned out to be dead.
+    pub(super) new_only: bool,
     tried: Vec<u64>,
     last_failure: Option<Failure>,
     backoff: Backoff,
@@ -53,6 +54,7 @@ impl Search {
         };
         Self {
             deadline: clock::now() + worker.shared.timeouts.connect_total,
+            new_only: false,
             tried: Vec::new(),
             last_failure: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
@@ -123,7 +125,11 @@ pub(super) async fn connect<IO: Transport>(
     loop {
         let lease = checkout(worker, client, admitted, exchange, search).await?;
         exchange.dyno = Some(Arc::clone(lease.dyno()));
-        let kept = take_kept(worker, &exchange.route.app, head, admitted, &lease);
+        let kept = if search.new_only {
+            None
+        } else {
+            take_kept(worker, &exchange.route.app, head, admitted, &lease)
+        };
         let opened = match kept {
             Some(conn) => {
                 exchange.connect = Some(Duration::ZERO);
@@ -293,36 +299,4 @@ fn set_affinity(worker: &Worker, exchange: &mut Exchange<'_>, lease: &Lease, sea
     let expires = clock::unix_millis(clock::wall()) / 1000 + affinity::LIFETIME_SECONDS;
     let value = worker.shared.affinity.seal(name, expires);
     exchange.set_cookie = Some(affinity::set_cookie(&worker.shared.affinity_cookie, &value));
-}
-
-/// The kept connection was dead: a new one to the same dyno, with the bytes that the dead one did not take.
-pub(super) async fn redial<IO: Transport>(
-    worker: &Worker,
-    client: &mut Client<IO>,
-    exchange: &mut Exchange<'_>,
-    lease: &Lease,
-    dead: DynoConn,
-    upload: &Upload,
-) -> Result<DynoConn, Failure> {
-    worker.event(Event::Retry);
-    let deadline = clock::now() + worker.shared.timeouts.connect;
-    let mut conn = match open(worker, client, exchange, lease, deadline).await {
-        Ok(conn) => conn,
-        Err(failure) => {
-            exchange.connected_at = None;
-            if verdict::of(failure).quarantine {
-                worker.event(Event::ConnectFailed(failure));
-                lease
-                    .dyno()
-                    .quarantine(clock::now() + worker.shared.limits.quarantine);
-                worker.event(Event::Quarantined);
-            }
-            return Err(failure);
-        }
-    };
-    exchange.connected_at = Some(clock::now());
-    if !upload.written() {
-        conn.out = dead.out;
-    }
-    Ok(conn)
 }

@@ -382,3 +382,35 @@ async fn no_more_connections_are_kept_than_the_limit() {
     .await;
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_get_whose_dyno_died_altogether_goes_to_another_dyno() {
+    let world = World::start();
+    let dyno = FakeDyno::start().await;
+    let other = FakeDyno::respond_with(|_| ok("other").into_bytes()).await;
+    let app = shop()
+        .web(1, dyno.address())
+        .setting("session_affinity", true);
+    world.apply(std::slice::from_ref(&app));
+    let mut client = world.client().await;
+    client.send(get("/first")).await;
+    let (mut conn, _) = dyno.accept_and_answer(ok("first")).await;
+    let response = client.read_response().await;
+    let cookie = response.header("set-cookie").expect("a cookie").to_owned();
+    assert_served(&world.log.next().await, "web.1", 200);
+    world.apply(&[app.web(2, other.address())]);
+
+    // The cookie leads to the first dyno, whose process is killed with the request in its hands.
+    let (cookie, _) = cookie.split_once(';').expect("attributes");
+    client
+        .send(format!(
+            "GET /second HTTP/1.1\r\nHost: shop.test\r\nCookie: {cookie}\r\n\r\n"
+        ))
+        .await;
+    conn.read_head().await;
+    drop(dyno);
+    conn.reset();
+    assert_eq!(client.read_response().await.text(), "other");
+    assert_served(&world.log.next().await, "web.2", 200);
+    world.finish().await;
+}

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use router_core::model::diff::{self, EmptyTable};
 use router_core::model::snapshot;
 
 use super::{ConfigFile, USAGE, complain, print};
@@ -40,9 +41,13 @@ fn look_at(path: &Path) -> Result<String, Vec<String>> {
     let document =
         std::fs::read(path).map_err(|error| vec![format!("{file}: cannot be read: {error}")])?;
     let snapshot = snapshot::parse(&document).map_err(|error| vec![format!("{file}: {error}")])?;
-    if !snapshot.rejected.is_empty() {
-        let rejected = snapshot.rejected.iter();
-        return Err(rejected
+    // What a router that starts with this document would make of it.
+    let plan = diff::plan(&EmptyTable, &snapshot);
+    diff::guard(&plan, &snapshot).map_err(|refusal| vec![format!("{file}: {refusal}")])?;
+    if !plan.rejected.is_empty() {
+        return Err(plan
+            .rejected
+            .iter()
             .map(|rejection| format!("{file}: app {}: {}", rejection.app, rejection.reason))
             .collect());
     }

@@ -138,3 +138,23 @@ fn usage_errors_are_64_and_help_is_0() {
         "{out}"
     );
 }
+
+#[test]
+fn what_serve_would_refuse_check_refuses() {
+    let dynos = r#""dynos": [{"name": "web.1", "address": "127.0.0.1:5001", "state": "up"}]"#;
+    let conflict = format!(
+        r#"{{"format": 1, "revision": 1, "apps": [
+            {{"name": "a", "domains": ["x.test"], {dynos}}}, {{"name": "b", "domains": ["X.test."], {dynos}}}]}}"#
+    );
+    let empty = r#"{"format": 1, "revision": 1, "apps": []}"#;
+    for (document, wanted) in [
+        (conflict.as_str(), "routes.json: app b: "),
+        (empty, "routes.json: the document holds no app"),
+    ] {
+        let place = Place::new("");
+        place.write("routes.json", document);
+        let (code, out, err) = texts(&place.run(&["check", "--config", "router.toml"]));
+        assert_eq!((code, out.as_str()), (Some(64), ""));
+        assert!(err.contains(wanted), "{wanted} not in {err}");
+    }
+}
