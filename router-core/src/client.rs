@@ -62,6 +62,8 @@ pub(crate) struct Client<IO> {
     pub(crate) port: u16,
     /// When the client's FIN came. It may have closed, or it may only have finished sending and still be reading.
     half_closed_at: Option<Instant>,
+    /// It came when as many connections as are allowed were open (H22).
+    pub(crate) above_limit: bool,
     read_size: usize,
 }
 
@@ -79,6 +81,7 @@ impl<IO: Transport> Client<IO> {
             address,
             port,
             half_closed_at: None,
+            above_limit: false,
             read_size: SMALL_READ,
         }
     }

@@ -153,7 +153,7 @@ async fn serve<IO: Transport>(
         return Err(violation.into());
     }
     check_app(&exchange.route.app)?;
-    if worker.shared.client_connections() > worker.shared.limits.client_connections as u64 {
+    if client.above_limit {
         return Err(Failure::ConnectionLimit.into());
     }
     let _permit = AppPermit::acquire(
@@ -394,7 +394,9 @@ async fn cut<IO: Transport>(
 ) -> After {
     let client_left = matches!(failure, Failure::ClientInterrupted | Failure::ClientIdle);
     if client_left || client.flush(worker.shared.timeouts.idle).await.is_err() {
-        exchange.bytes = exchange.bytes.saturating_sub(client.out.len() as u64);
+        exchange.bytes = exchange
+            .bytes
+            .saturating_sub(client.out.unsent_content() as u64);
         return After::Abort;
     }
     After::Close

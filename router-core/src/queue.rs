@@ -10,16 +10,35 @@ use router_model::h1::{BodyDecoder, Piece, Step};
 /// Pieces to be written.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Queued>,
     length: usize,
+}
+
+#[derive(Debug)]
+struct Queued {
+    bytes: Bytes,
+    /// How many of them are content, not framing.
+    content: usize,
 }
 
 impl OutQueue {
     pub(crate) fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.length += piece.len();
-            self.pieces.push_back(piece);
+        self.push_body(piece, 0);
+    }
+
+    fn push_body(&mut self, bytes: Bytes, content: usize) {
+        if !bytes.is_empty() {
+            self.length += bytes.len();
+            self.pieces.push_back(Queued { bytes, content });
         }
+    }
+
+    /// How much content is still queued; within the first piece, framing counts as sent first.
+    pub(crate) fn unsent_content(&self) -> usize {
+        self.pieces
+            .iter()
+            .map(|piece| piece.content.min(piece.bytes.len()))
+            .sum()
     }
 
     /// Takes back what was queued last, until `length` bytes are left.
@@ -28,10 +47,10 @@ impl OutQueue {
             let Some(mut last) = self.pieces.pop_back() else {
                 return;
             };
-            self.length -= last.len();
+            self.length -= last.bytes.len();
             if self.length < length {
-                last.truncate(length - self.length);
-                self.push(last);
+                last.bytes.truncate(length - self.length);
+                self.push(last.bytes);
             }
         }
     }
@@ -51,13 +70,13 @@ impl Buf for OutQueue {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
+        self.pieces.front().map_or(&[], |piece| &piece.bytes)
     }
 
     fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         for (slot, piece) in out.iter_mut().zip(&self.pieces) {
-            *slot = IoSlice::new(piece);
+            *slot = IoSlice::new(&piece.bytes);
             filled += 1;
         }
         filled
@@ -69,11 +88,11 @@ impl Buf for OutQueue {
             let Some(front) = self.pieces.front_mut() else {
                 return;
             };
-            if front.len() > count {
-                front.advance(count);
+            if front.bytes.len() > count {
+                front.bytes.advance(count);
                 return;
             }
-            count -= front.len();
+            count -= front.bytes.len();
             self.pieces.pop_front();
         }
     }
@@ -102,9 +121,10 @@ pub(crate) fn pump(
 ) -> Result<Pumped, BadChunk> {
     // Bytes at the front of `from` that are understood and go out in one piece.
     let mut run = 0;
+    let mut run_content = 0;
     loop {
         if to.len() + run >= room {
-            to.push(from.split_to(run).freeze());
+            to.push_body(from.split_to(run).freeze(), run_content);
             return Ok(Pumped::Full);
         }
         match decoder.step(from.get(run..).unwrap_or_default()) {
@@ -112,6 +132,7 @@ pub(crate) fn pump(
                 let pass = match piece {
                     Piece::Data => {
                         *content += len as u64;
+                        run_content += len;
                         true
                     }
                     Piece::Framing => keep_framing,
@@ -120,13 +141,16 @@ pub(crate) fn pump(
                 if pass {
                     run += len;
                 } else {
-                    to.push(from.split_to(run).freeze());
+                    to.push_body(
+                        from.split_to(run).freeze(),
+                        std::mem::take(&mut run_content),
+                    );
                     run = 0;
                     from.advance(len);
                 }
             }
             Ok(step) => {
-                to.push(from.split_to(run).freeze());
+                to.push_body(from.split_to(run).freeze(), run_content);
                 return Ok(if step == Step::Done {
                     Pumped::Done
                 } else {
@@ -134,7 +158,7 @@ pub(crate) fn pump(
                 });
             }
             Err(error) => {
-                to.push(from.split_to(run).freeze());
+                to.push_body(from.split_to(run).freeze(), run_content);
                 return Err(error);
             }
         }

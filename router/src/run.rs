@@ -56,28 +56,28 @@ pub(crate) enum RunError {
     },
 }
 
-/// A proxied request takes two descriptors, and the usual soft limit is 1,024: every process may raise it to the hard one.
-fn raise_descriptor_limit() {
+/// The usual soft limit of file descriptors is 1,024, and every process may raise it to the hard one. Clients get nine tenths of it at the most, so that
+/// dynos can still be reached and the admin endpoint answers when they have taken theirs.
+fn descriptors_for_clients() -> usize {
     const FEW: u64 = 4096;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < FEW => {
-            tracing::warn!(
-                limit,
-                "few file descriptors; about half as many requests can be served at once"
-            );
-        }
-        Ok(limit) => tracing::debug!(limit, "file descriptors"),
-        Err(error) => tracing::warn!(%error, "cannot raise the limit of file descriptors"),
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+        1024
+    });
+    if limit < FEW {
+        tracing::warn!(limit, "few file descriptors; a request takes two");
     }
+    usize::try_from(limit - limit / 10).unwrap_or(usize::MAX)
 }
 
 /// Runs the router until it is told to end and has drained.
-pub(crate) fn serve(config: Config) -> Result<Ending, RunError> {
+pub(crate) fn serve(mut config: Config) -> Result<Ending, RunError> {
     let workers = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         threads => threads,
     };
-    raise_descriptor_limit();
+    let limits = &mut config.limits;
+    limits.client_connections = limits.client_connections.min(descriptors_for_clients());
     let log = AccessLog::open(&config.access_log, workers).map_err(RunError::AccessLog)?;
     let (access_log, writer) = log.unzip();
     // Beside the workers: two threads, so that a large route document being read holds up no health check.

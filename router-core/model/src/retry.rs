@@ -32,7 +32,7 @@ pub fn is_safe(method: &[u8]) -> bool {
 
 /// How long a kept connection may have been idle to carry a request that cannot be sent again. Application servers close idle connections after
 /// two seconds and more (gunicorn 2 s, Node 5 s); a younger one is safe, and a new connection costs less than a failed request.
-pub const UNSAFE_REUSE_IDLE: Duration = Duration::from_secs(1);
+pub const UNSAFE_REUSE_IDLE: Duration = Duration::from_millis(500);
 
 /// Connect attempts for one request: the limit, and never more than there are running web dynos.
 pub fn attempts_allowed(limits: &Limits, running_web_dynos: usize) -> u32 {

@@ -88,15 +88,18 @@ impl Search {
     }
 }
 
+/// What `consistent_hash` goes by; a request without the header or cookie goes by its client's address.
 fn hash_key(head: &RequestHead, client: Option<IpAddr>, by: &HashKey) -> Vec<u8> {
-    match by {
-        HashKey::ClientAddress => {
-            client.map(|client| client.to_canonical().to_string().into_bytes())
-        }
-        HashKey::Header(name) => head.fields().named(name.as_bytes()).map(<[u8]>::to_vec),
-        HashKey::Cookie(name) => cookie(head, name).map(|value| value.as_bytes().to_vec()),
-    }
-    .unwrap_or_default()
+    let named = match by {
+        HashKey::ClientAddress => None,
+        HashKey::Header(name) => head.fields().named(name.as_bytes()),
+        HashKey::Cookie(name) => cookie(head, name).map(str::as_bytes),
+    };
+    let address = || client.map(|client| client.to_canonical().to_string().into_bytes());
+    named
+        .map(<[u8]>::to_vec)
+        .or_else(address)
+        .unwrap_or_default()
 }
 
 fn cookie<'h>(head: &'h RequestHead, name: &str) -> Option<&'h str> {

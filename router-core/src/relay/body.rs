@@ -157,7 +157,7 @@ pub(crate) struct Relay<'r, 'x, IO> {
     unsent_from: Option<usize>,
     /// A byte of the response has been read.
     response_seen: bool,
-    interim: u8,
+    interim: u16,
     continued: bool,
     read_size: usize,
     last_read: Instant,
@@ -166,7 +166,7 @@ pub(crate) struct Relay<'r, 'x, IO> {
 
 const FIRST_READ: usize = 16 * 1024;
 /// More interim responses than this before the final one are an endless stream, not HTTP.
-const MOST_INTERIM: u8 = 16;
+const MOST_INTERIM: u16 = 1000;
 
 impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
     pub(crate) fn new(
@@ -551,8 +551,15 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         };
         let reading = matches!(self.down, Down::Head | Down::Body(_))
             && self.client.out.len() < limits.response_buffer;
-        let dyno_silent = (self.response_seen && reading)
-            .then(|| (self.last_read + plan.idle, Failure::DynoIdle));
+        // Until the whole request is with the dyno, a dyno that has not answered owes nothing, whatever interim responses it sent.
+        let silent_since = match (&self.down, up.complete_at) {
+            (Down::Head, Some(sent)) => Some(self.last_read.max(sent)),
+            (Down::Head, None) => None,
+            _ => Some(self.last_read),
+        };
+        let dyno_silent = silent_since
+            .filter(|_| self.response_seen && reading)
+            .map(|since| (since + plan.idle, Failure::DynoIdle));
         let client_takes_nothing = (!self.client.out.is_empty())
             .then(|| (self.last_write + plan.idle, Failure::ClientIdle));
         let client_left = self

@@ -16,6 +16,9 @@ use crate::worker::{Counted, Worker};
 /// Serves a connection to its end.
 pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>) {
     let _counted = Counted::new(worker.shared.connections());
+    // Those who were here before keep being served.
+    client.above_limit =
+        worker.shared.client_connections() > worker.shared.limits.client_connections as u64;
     let mut parser = HeadParser::request(HeadLimits::request(&worker.shared.limits));
     let mut first = true;
     loop {
@@ -81,10 +84,11 @@ async fn next_head<IO: Transport>(
                 Ok(None) => {}
                 Err(error) => return Head::Refused(admission::head_failure(error)),
             }
-            if !begun && !first {
+            let was_idle = !begun;
+            begun = parser.has_begun(client.buffer.len());
+            if was_idle && begun && !first {
                 deadline = clock::now() + timeouts.client_header;
             }
-            begun = true;
         }
         let came = std::future::poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_read(cx) {

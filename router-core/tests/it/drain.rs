@@ -25,6 +25,8 @@ async fn idle_connections_end_at_once_and_never_delay_the_exit() {
     let (mut conn, _) = dyno.accept_and_answer(ok("x")).await;
     assert_eq!(used.read_response().await.status, 200);
     assert_served(&world.log.next().await, "web.1", 200);
+    // An empty line is no request (RFC 9112 §2.2).
+    used.send("\r\n").await;
     let mut fresh = world.client().await;
     eventually("both are connected", || {
         (world.router.stats().client_connections == 2).then_some(())

@@ -360,7 +360,7 @@ async fn h21_backend_connection_refused() {
 
 #[tokio::test]
 async fn h22_connection_limit_reached() {
-    let (world, dyno, first) = shop_with(|setup| setup.limits.client_connections = 2).await;
+    let (world, dyno, mut first) = shop_with(|setup| setup.limits.client_connections = 2).await;
     let second = world.client().await;
     eventually("both are counted", || {
         (world.router.stats().client_connections == 2).then_some(())
@@ -372,6 +372,10 @@ async fn h22_connection_limit_reached() {
     let record = world.log.next().await;
     assert_failed(&record, "H22", 503);
     check(&record, "error", "Connection limit reached", &response);
+    first.send(get("/")).await;
+    let (mut conn, _) = dyno.accept_and_answer(ok("x")).await;
+    assert_eq!(first.read_response().await.status, 200, "it came in time");
+    assert_served(&world.log.next().await, "web.1", 200);
     second.close().await;
     eventually("there is room", || {
         (world.router.stats().client_connections <= 1).then_some(())
@@ -379,7 +383,7 @@ async fn h22_connection_limit_reached() {
     .await;
     let mut client = world.client().await;
     client.send(get("/")).await;
-    let (_conn, _) = dyno.accept_and_answer(ok("x")).await;
+    conn.answer(ok("x")).await;
     assert_eq!(client.read_response().await.status, 200);
     assert_served(&world.log.next().await, "web.1", 200);
     drop(first);

@@ -2,7 +2,7 @@
 
 use router_testkit::{Ending, FakeDyno, RawClient};
 
-use crate::world::{World, assert_served, get, ok, shop};
+use crate::world::{World, assert_served, get, ms, ok, shop};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -248,5 +248,30 @@ async fn end_to_end_an_expect_with_an_upgrade_passes_untouched() {
     client.close().await;
     conn.expect_end().await;
     assert_served(&world.log.next().await, "web.1", 101);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_interim_response_starts_no_timer_while_the_upload_goes_on() {
+    let world = World::with(|setup| setup.timeouts.idle = ms(600));
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop()
+        .web(1, dyno.address())
+        .setting("end_to_end_continue", true)]);
+    let mut client = world.client().await;
+    client.send(
+        "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n",
+    )
+    .await;
+    let mut conn = dyno.accept().await;
+    conn.read_head().await;
+    conn.write(CONTINUE).await;
+    assert_eq!(client.read_head().await.raw(), CONTINUE);
+    // Longer than the idle timeout as a whole, though never silent for that long.
+    client.send_paced(&[b"x".as_slice(); 8], ms(120)).await;
+    conn.read_exact(8).await;
+    conn.write(ok("all of it")).await;
+    assert_eq!(client.read_response().await.status, 200);
+    assert_served(&world.log.next().await, "web.1", 200);
     world.finish().await;
 }

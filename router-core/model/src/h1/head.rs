@@ -176,6 +176,11 @@ impl HeadParser {
         self.start.is_some()
     }
 
+    /// Whether anything but empty lines has come of the next head, of which `buffered` bytes are in the buffer.
+    pub fn has_begun(&self, buffered: usize) -> bool {
+        self.start.is_some() || buffered > self.line_start
+    }
+
     fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<(Start, Fields)>, HeadError> {
         let Some(length) = self.scan(buffer)? else {
             return Ok(None);
