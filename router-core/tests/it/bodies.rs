@@ -7,16 +7,8 @@ use router_testkit::{DynoConn, Ending, FakeDyno, RawClient, eventually};
 
 use crate::world::{
     World, assert_failed_at, assert_served, get, last_get, ms, ok, post, post_chunked_head,
-    post_head, shop,
+    post_head, shop, shop_with_dyno,
 };
-
-async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 /// Bytes that are not all the same, so that a lost or doubled piece shows.
 fn pattern(length: usize) -> Vec<u8> {

@@ -2,21 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use router_testkit::{Ending, FakeDyno, RawClient, eventually};
+use router_testkit::{Ending, FakeDyno, eventually};
 use tokio::net::TcpStream;
 
-use crate::world::{World, assert_served, get, last_get, ms, ok, post_head, shop};
+use crate::world::{World, assert_served, get, last_get, ms, ok, post_head, shop, shop_with_dyno};
 
 /// A window that no test waits out.
 const LONG: Duration = Duration::from_secs(60);
-
-async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 #[tokio::test]
 async fn idle_connections_end_at_once_and_never_delay_the_exit() {

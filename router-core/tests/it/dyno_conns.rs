@@ -2,15 +2,9 @@
 
 use router_testkit::{AppDoc, DynoConn, Ending, FakeDyno, RawClient, eventually, refused_address};
 
-use crate::world::{World, assert_failed_at, assert_served, get, ms, ok, post, shop};
-
-async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
+use crate::world::{
+    World, assert_failed_at, assert_served, get, ms, ok, post, shop, shop_with_dyno,
+};
 
 /// A first exchange that leaves a kept connection behind.
 async fn kept_connection(world: &World, dyno: &FakeDyno, client: &mut RawClient) -> DynoConn {

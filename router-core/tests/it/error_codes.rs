@@ -1,24 +1,14 @@
 //! One end-to-end test per error code that HTTP/1 without TLS can produce: the condition, the answer on the wire, and the
 //! whole log line. The finer cases of each code are in the other modules.
 
-use router_testkit::{
-    BlackHole, FakeDyno, LogRecord, RawClient, RawResponse, eventually, refused_address,
-};
+use router_testkit::{BlackHole, FakeDyno, LogRecord, RawResponse, eventually, refused_address};
 
 use crate::world::{
-    Setup, World, assert_failed, assert_failed_at, assert_served, get, ms, ok, post,
-    post_chunked_head, post_head, shop,
+    World, assert_failed, assert_failed_at, assert_served, get, ms, ok, post, post_chunked_head,
+    post_head, shop, shop_with,
 };
 
 const APPLICATION_ERROR: &str = "<title>Application Error</title>";
-
-async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
-    let world = World::with(change);
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 /// What the code means in words, how bad it is, and what of it the client got.
 fn check(record: &LogRecord, at: &str, desc: &str, page: &RawResponse) {

@@ -1,20 +1,12 @@
 //! Clients and dynos that mean harm, or are broken in ways that look like it: nothing they send may become a second
 //! request, a second response or an endless buffer.
 
-use router_testkit::{FakeDyno, RawClient, eventually};
+use router_testkit::{FakeDyno, eventually};
 
 use crate::world::{
     World, assert_failed, assert_failed_at, assert_served, get, ok, post_chunked_head, post_head,
-    shop,
+    shop, shop_with_dyno,
 };
-
-async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
-    let world = World::start();
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 #[tokio::test]
 async fn the_body_of_a_request_that_was_not_forwarded_is_never_a_request() {

@@ -6,20 +6,12 @@ use std::time::{Duration, Instant};
 use router_testkit::{Ending, FakeDyno, RawClient};
 
 use crate::world::{
-    Setup, World, assert_failed_at, assert_served, get, ms, ok, post, post_chunked_head, post_head,
-    shop,
+    World, assert_failed_at, assert_served, get, ms, ok, post, post_chunked_head, post_head, shop,
+    shop_with,
 };
 
 /// A time that never comes in a test.
 const NEVER: Duration = Duration::from_secs(60);
-
-async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
-    let world = World::with(change);
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 #[tokio::test]
 async fn a_silent_dyno_is_a_request_timeout_with_the_apps_own_page() {

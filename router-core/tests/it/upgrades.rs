@@ -5,21 +5,13 @@ use std::time::Instant;
 use router_testkit::{DynoConn, Ending, FakeDyno, RawClient, eventually};
 
 use crate::world::{
-    Setup, World, assert_failed, assert_failed_at, assert_served, get, ms, ok, shop,
+    World, assert_failed, assert_failed_at, assert_served, get, ms, ok, shop, shop_with,
 };
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: shop.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
-    let world = World::with(change);
-    let dyno = FakeDyno::start().await;
-    world.apply(&[shop().web(1, dyno.address())]);
-    let client = world.client().await;
-    (world, dyno, client)
-}
 
 /// Both ends of a tunnel that has just opened.
 async fn tunnel(dyno: &FakeDyno, client: &mut RawClient) -> DynoConn {

@@ -15,7 +15,7 @@ use router_core::model::snapshot;
 use router_core::model::timeouts::Timeouts;
 use router_core::server::{DrainReport, ListenerSettings, Server};
 use router_core::{Applied, Event, Observer, Router};
-use router_testkit::{AppDoc, LogRecord, LogSink, RawClient, RouteDoc};
+use router_testkit::{AppDoc, FakeDyno, LogRecord, LogSink, RawClient, RouteDoc};
 
 /// A running router. Ends with [`World::finish`], and says so when it does not.
 pub(crate) struct World {
@@ -321,4 +321,18 @@ pub(crate) fn assert_failed(record: &LogRecord, code: &str, status: u16) {
         (None, None, None),
         "{record:?}"
     );
+}
+
+/// A world whose shop has one raw dyno, and a client of it.
+pub async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
+    shop_with(|_| {}).await
+}
+
+/// [`shop_with_dyno`] under other limits and timeouts.
+pub async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
+    let world = World::with(change);
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let client = world.client().await;
+    (world, dyno, client)
 }
