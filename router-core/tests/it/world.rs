@@ -324,12 +324,12 @@ pub(crate) fn assert_failed(record: &LogRecord, code: &str, status: u16) {
 }
 
 /// A world whose shop has one raw dyno, and a client of it.
-pub async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
+pub(crate) async fn shop_with_dyno() -> (World, FakeDyno, RawClient) {
     shop_with(|_| {}).await
 }
 
 /// [`shop_with_dyno`] under other limits and timeouts.
-pub async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
+pub(crate) async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawClient) {
     let world = World::with(change);
     let dyno = FakeDyno::start().await;
     world.apply(&[shop().web(1, dyno.address())]);
