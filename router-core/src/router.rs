@@ -131,6 +131,12 @@ impl Router {
         self.workers.len()
     }
 
+    /// Cuts every connection and tunnel that there is, each with its log line (H24). A router that has been cut serves nothing any more; this is for an exit that cannot
+    /// wait for [`Server::drain`](crate::server::Server::drain).
+    pub fn cut(&self) {
+        self.shared.cut.cancel();
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -160,16 +160,27 @@ async fn live(
     let signal = signals.end(reopen).await;
     state.draining.store(true, Ordering::Release);
     tracing::info!(signal, window = ?config.timeouts.drain, "draining");
-    // Neither arm is taken up again after the other: the drain's requests are lost with the process.
-    let ending = tokio::select! {
-        report = server.drain(config.timeouts.drain) => {
-            tracing::info!(finished = report.finished, cut = report.cut, "drained");
-            if report.cut == 0 { Ending::Clean } else { Ending::Cut }
-        }
+    let drained = server.drain(config.timeouts.drain);
+    tokio::pin!(drained);
+    let report = tokio::select! {
+        report = &mut drained => Some(report),
         signal = signals.end(reopen) => {
             tracing::warn!(signal, "ending at once");
-            Ending::Cut
+            // What is cut is still owed its log lines.
+            router.cut();
+            tokio::time::timeout(CUTTING, drained).await.ok()
         }
+    };
+    let ending = match report {
+        Some(report) => {
+            tracing::info!(finished = report.finished, cut = report.cut, "drained");
+            if report.cut == 0 {
+                Ending::Clean
+            } else {
+                Ending::Cut
+            }
+        }
+        None => Ending::Cut,
     };
     stop.cancel();
     tracker.close();
@@ -213,3 +224,5 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 const FIRST_ROUTES: Duration = Duration::from_secs(2);
 /// How long a stuck reader of the access log may hold up the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long a second signal leaves connections to be dropped and logged.
+const CUTTING: Duration = Duration::from_secs(1);

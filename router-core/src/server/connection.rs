@@ -75,6 +75,8 @@ async fn next_head<IO: Transport>(
     };
     let mut deadline = waiting_since + idle;
     let mut begun = false;
+    const HURRY: Duration = Duration::from_secs(1);
+    let mut hurried = false;
     let draining = worker.drain.cancelled();
     tokio::pin!(draining);
     loop {
@@ -96,9 +98,13 @@ async fn next_head<IO: Transport>(
                     if read == 0 { Came::End } else { Came::Bytes }
                 }));
             }
-            // A drain ends idle connections only; a head that has begun is a request in flight.
-            if !begun && draining.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Came::End);
+            // A drain ends idle connections at once, and has a moment for a head that has begun.
+            if !hurried && draining.as_mut().poll(cx).is_ready() {
+                if !begun {
+                    return Poll::Ready(Came::End);
+                }
+                hurried = true;
+                deadline = deadline.min(clock::now() + HURRY);
             }
             client
                 .timer

@@ -109,7 +109,7 @@ impl Server {
             .await
             .is_err()
         {
-            self.router.shared().cut.cancel();
+            self.router.cut();
             // Every connection task is dropped at its next turn; nothing can hold this up.
             let _: Option<()> = self.ended.recv().await;
         }

@@ -60,7 +60,9 @@ fn a_second_signal_ends_at_once() {
     router.signal("TERM");
     router.wait_until("/readyz", 503);
     router.signal("INT");
-    assert_eq!(router.end().0, Some(3));
+    let (code, out) = router.end();
+    assert_eq!(code, Some(3));
+    assert!(out.contains("code=H24"), "what is cut is logged: {out}");
     drop((held, pending));
 }
 
