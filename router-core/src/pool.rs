@@ -1,6 +1,7 @@
 //! An app's web dynos as requests see them: who is a candidate, who waits to come up, and the checkout of one dyno for one request. A pool is immutable;
 //! what changes while it serves (in flight, quarantine) lives in the dynos, which outlast it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use router_model::app::{App, DynoState};
@@ -51,7 +52,9 @@ impl Pool {
             let Some(address) = dyno.address else {
                 continue;
             };
-            let known = previous.and_then(|pool| pool.known(dyno.name.as_str(), address));
+            let known = previous
+                .and_then(|pool| pool.known(dyno.name.as_str(), address))
+                .cloned();
             match dyno.state {
                 // A dyno that was retired and is up again starts afresh: its tunnels are being closed.
                 DynoState::Up => up.push(
@@ -121,20 +124,15 @@ impl Pool {
         self.up.len()
     }
 
-    /// The runtime state of a dyno, by name.
-    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<Dyno>> {
-        self.all().find(|dyno| dyno.name().as_str() == name)
-    }
-
     /// Every dyno with state of its own.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Dyno>> {
         self.up.iter().chain(&self.draining)
     }
 
-    fn known(&self, name: &str, address: std::net::SocketAddr) -> Option<Arc<Dyno>> {
+    /// The runtime state of a dyno.
+    pub(crate) fn known(&self, name: &str, address: SocketAddr) -> Option<&Arc<Dyno>> {
         self.all()
             .find(|dyno| dyno.address() == address && dyno.name().as_str() == name)
-            .cloned()
     }
 }
 
@@ -185,6 +183,10 @@ mod tests {
     use super::*;
     use crate::clock;
 
+    fn at(number: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 2000 + number))
+    }
+
     fn app(states: &[&str]) -> App {
         let dynos: Vec<_> = states
             .iter()
@@ -226,17 +228,21 @@ mod tests {
         let lease = Lease::new(first.dyno(0).unwrap().clone());
         let second = Pool::new(&app(&["up", "draining"]), Some(&first), epoch);
         first.retire_missing(Some(&second));
-        assert_eq!(second.by_name("web.0").unwrap().in_flight(), 1);
+        assert_eq!(second.known("web.0", at(0)).unwrap().in_flight(), 1);
         let retired: Vec<_> = first
             .all()
             .map(|dyno| dyno.retired().is_cancelled())
             .collect();
         assert_eq!(retired, [false, true, true]);
         drop(lease);
-        assert_eq!(second.by_name("web.0").unwrap().in_flight(), 0);
+        assert_eq!(second.known("web.0", at(0)).unwrap().in_flight(), 0);
         let third = Pool::new(&app(&["up", "up"]), Some(&second), epoch);
         assert!(
-            !third.by_name("web.1").unwrap().retired().is_cancelled(),
+            !third
+                .known("web.1", at(1))
+                .unwrap()
+                .retired()
+                .is_cancelled(),
             "up again: afresh"
         );
     }

@@ -229,7 +229,7 @@ impl RouteTable {
 
     /// Takes away the domains that an app does not claim any more, unless another app holds them by now.
     fn release_domains(&self, old: &App, kept: &[Domain]) {
-        let kept: std::collections::HashSet<&str> = kept.iter().map(Domain::key).collect();
+        let kept: foldhash::HashSet<&str> = kept.iter().map(Domain::key).collect();
         for domain in old
             .domains
             .iter()

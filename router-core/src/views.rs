@@ -198,7 +198,9 @@ impl Router {
         let app = &route.app;
         let now = clock::now();
         let dynos = app.dynos.iter().map(|dyno| {
-            let known = route.pool.by_name(dyno.name.as_str());
+            let known = dyno
+                .address
+                .and_then(|address| route.pool.known(dyno.name.as_str(), address));
             let quarantined_for = known.and_then(|known| known.quarantined_for(now));
             DynoView {
                 name: dyno.name.as_str().to_owned(),

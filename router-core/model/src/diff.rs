@@ -1,8 +1,9 @@
 //! What a snapshot changes in the route table: which apps to put in, which to take out, and which domains their newcomers do not
 //! get. Also the guard against documents that would take away too much at once. Both only look; applying is the table's part.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use crate::app::App;
 use crate::hostname::Domain;

@@ -132,16 +132,20 @@ fn dynos(fields: &mut Fields<'_, '_>) -> Vec<Dyno> {
         let Some(dyno) = dyno(&mut fields) else {
             continue;
         };
-        if !names.insert(dyno.name.clone()) {
+        // During a deploy two generations share names, and an address may pass from a dead dyno to a new one; only among those that are up must each
+        // be its own.
+        let up = dyno.state == DynoState::Up;
+        if up && !names.insert(dyno.name.clone()) {
             fields.wrong(
                 "name",
                 object.get("name"),
-                "is the name of an earlier dyno of this app",
+                "is the name of an earlier dyno of this app that is up too",
             );
         }
         if dyno.name.is_web() {
             web_dynos += 1;
-            if let Some(address) = dyno.address
+            if up
+                && let Some(address) = dyno.address
                 && let Some(earlier) = addresses.insert(address, dyno.name.clone())
             {
                 fields.wrong(

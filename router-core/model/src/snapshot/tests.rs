@@ -225,7 +225,7 @@ fn one_wrong_field_rejects_the_app_with_field_value_and_what_is_allowed() {
         ),
         ("/dynos/1/name", None, "dynos[1].name: missing, must be a process type and an instance, such as web.1".to_owned()),
         ("/dynos/1/name", Some(json!("web 2")), "dynos[1].name: \"web 2\", the character ' ' is not allowed in a name".to_owned()),
-        ("/dynos/1/name", Some(json!("web.1")), "dynos[1].name: \"web.1\", is the name of an earlier dyno of this app".to_owned()),
+        ("/dynos/1/name", Some(json!("web.1")), "dynos[1].name: \"web.1\", is the name of an earlier dyno of this app that is up too".to_owned()),
         ("/dynos/1/state", None, format!("dynos[1].state: missing, {state}")),
         ("/dynos/1/state", Some(json!("Up")), format!("dynos[1].state: \"Up\", {state}")),
         ("/dynos/1/state", Some(json!(1)), format!("dynos[1].state: 1, {state}")),
@@ -308,6 +308,13 @@ fn accepted_values_that_look_odd() {
             Some(json!({"name": "web.2", "state": state})),
         ));
         assert_eq!(app.dynos[1].address, None);
+    }
+    // A deploy: the old generation goes by the same names, and a new dyno may get a dead one's address.
+    for old in [
+        json!({"name": "web.1", "address": "127.0.0.1:4001", "state": "draining"}),
+        json!({"name": "web.9", "address": "127.0.0.1:5001", "state": "crashed"}),
+    ] {
+        accepted(app_with("/dynos/1", Some(old)));
     }
     // Only web dynos are ever connected to, so that another's address is its own business.
     accepted(app_with(
