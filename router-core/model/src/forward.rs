@@ -287,9 +287,16 @@ fn nominated(fields: &Fields, any: bool) -> Vec<&[u8]> {
 }
 
 fn is_nominated(nominated: &[&[u8]], name: &[u8]) -> bool {
-    nominated
-        .iter()
-        .any(|token| token.eq_ignore_ascii_case(name))
+    const FORWARDED: &[u8] = b"x-forwarded-";
+    let forwarded = name.len() >= FORWARDED.len()
+        && name
+            .iter()
+            .zip(FORWARDED)
+            .all(|(a, b)| a.eq_ignore_ascii_case(b));
+    !forwarded
+        && nominated
+            .iter()
+            .any(|token| token.eq_ignore_ascii_case(name))
 }
 
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {

@@ -157,6 +157,8 @@ pub(crate) struct Relay<'r, 'x, IO> {
     unsent_from: Option<usize>,
     /// A byte of the response has been read.
     response_seen: bool,
+    /// A byte of the final response has been read, as far as is known; interim ones are no answer.
+    answer_begun: bool,
     interim: u16,
     continued: bool,
     read_size: usize,
@@ -192,6 +194,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             ends_with_connection: false,
             unsent_from: None,
             response_seen: false,
+            answer_begun: false,
             interim: 0,
             continued: false,
             read_size: FIRST_READ,
@@ -352,6 +355,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 Poll::Ready(Err(_)) => return Err(Failure::DynoInterrupted),
                 Poll::Ready(Ok(_)) => {
                     self.response_seen = true;
+                    self.answer_begun = true;
                     self.last_read = now;
                 }
                 Poll::Pending => return Ok(None),
@@ -418,7 +422,10 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             }
             match head.status() {
                 101 | 200.. => return self.final_head(&head),
-                _ => self.interim_head(&head)?,
+                _ => {
+                    self.interim_head(&head)?;
+                    self.answer_begun = !self.dyno.buffer.is_empty();
+                }
             }
         }
     }
@@ -536,7 +543,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             .then(|| (up.last_read + plan.idle, Failure::ClientIdle));
         let dyno_takes_nothing =
             (up.complete_at.is_none() && !self.dyno.out.is_empty()).then(|| {
-                let failure = if self.response_seen {
+                let failure = if self.answer_begun {
                     Failure::DynoIdle
                 } else {
                     Failure::RequestTimeout
@@ -544,8 +551,14 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 (up.last_write + plan.idle, failure)
             });
         let unanswered = match up.complete_at {
-            Some(sent) if !self.response_seen => {
-                Some((sent + plan.first_byte, Failure::RequestTimeout))
+            Some(sent) if !self.answer_begun => {
+                // An interim response says that the dyno is alive, so the window starts anew.
+                let since = if self.interim > 0 {
+                    self.last_read.max(sent)
+                } else {
+                    sent
+                };
+                Some((since + plan.first_byte, Failure::RequestTimeout))
             }
             _ => None,
         };
@@ -558,7 +571,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             _ => Some(self.last_read),
         };
         let dyno_silent = silent_since
-            .filter(|_| self.response_seen && reading)
+            .filter(|_| self.answer_begun && reading)
             .map(|since| (since + plan.idle, Failure::DynoIdle));
         let client_takes_nothing = (!self.client.out.is_empty())
             .then(|| (self.last_write + plan.idle, Failure::ClientIdle));

@@ -2,7 +2,7 @@
 
 use router_testkit::{Ending, FakeDyno, RawClient};
 
-use crate::world::{World, assert_served, get, ms, ok, shop};
+use crate::world::{World, assert_failed_at, assert_served, get, ms, ok, shop};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -273,5 +273,23 @@ async fn an_interim_response_starts_no_timer_while_the_upload_goes_on() {
     conn.write(ok("all of it")).await;
     assert_eq!(client.read_response().await.status, 200);
     assert_served(&world.log.next().await, "web.1", 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_interim_response_is_no_answer() {
+    let world = World::with(|setup| {
+        setup.timeouts.first_byte = ms(250);
+        setup.timeouts.idle = std::time::Duration::from_secs(60);
+    });
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let mut client = world.client().await;
+    client.send(get("/")).await;
+    let mut conn = dyno.accept().await;
+    conn.read_head().await;
+    conn.write("HTTP/1.1 102 Processing\r\n\r\n").await;
+    assert_eq!(client.read_response().await.status, 503);
+    assert_failed_at(&world.log.next().await, "web.1", "H12", 503);
     world.finish().await;
 }

@@ -23,9 +23,8 @@ impl Serve {
     pub(super) fn run(self) -> ExitCode {
         let mut loaded = config::load(&self.config.config);
         let mut problems = loaded.problems();
-        if let Err(problem) = trace::start(self.log_level.as_deref()) {
-            problems.push(problem);
-        }
+        let diagnostics = trace::start(self.log_level.as_deref());
+        problems.extend(diagnostics.as_ref().err().cloned());
         if !problems.is_empty() {
             complain(problems);
             return ExitCode::from(USAGE);
@@ -33,7 +32,9 @@ impl Serve {
         if let Some(admin) = self.admin {
             loaded.config.admin = admin;
         }
-        match run::serve(loaded.config) {
+        let ending = run::serve(loaded.config);
+        drop(diagnostics);
+        match ending {
             Ok(Ending::Clean) => ExitCode::SUCCESS,
             Ok(Ending::Cut) => ExitCode::from(CUT),
             Err(error) => {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,8 @@ impl Place {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (line, lines) = channel();
+        // Standard error is read no faster than the test asks for lines, as by a log collector that hangs.
+        let (line, lines) = sync_channel(1);
         let stderr = child.stderr.take().unwrap();
         thread::spawn(move || {
             BufReader::new(stderr)

@@ -130,3 +130,21 @@ fn hangup_reopens_a_log_file() {
         (&"a.shop.example.com".into(), &200.into())
     );
 }
+
+/// A full pipe must stop neither the feed nor the exit.
+#[test]
+fn diagnostics_that_nobody_reads_hold_nothing_up() {
+    let place = Place::new("");
+    let router = place.serve();
+    let bad: Vec<_> = (0..3000).map(|n| format!("bad domain {n}")).collect();
+    for revision in 1..=3 {
+        let document = serde_json::json!({"format": 1, "revision": revision, "apps": [
+            {"name": "good", "domains": ["good.test"], "dynos": []},
+            {"name": "bad", "domains": bad, "dynos": []},
+        ]});
+        place.write("routes.json", &document.to_string());
+        router.wait_for_revision(revision);
+    }
+    router.signal("TERM");
+    assert_eq!(router.end().0, Some(0));
+}

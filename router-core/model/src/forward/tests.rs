@@ -70,7 +70,7 @@ fn every_router_field_is_sent_once_whatever_the_client_sent() {
 #[test]
 fn hop_by_hop_fields_stay_here_and_protected_ones_cannot_be_nominated_away() {
     let out = forwarded(
-        "PUT / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x-hop, host, content-length, x-request-id, via, X-Forwarded-For\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTrailer: z\r\nUpgrade: w\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x-hop, host, content-length, x-request-id, via, X-Forwarded-For, X-Forwarded-Host\r\nX-Forwarded-Host: h\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTrailer: z\r\nUpgrade: w\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
     );
     for gone in [
         "x-hop",
@@ -93,6 +93,7 @@ fn hop_by_hop_fields_stay_here_and_protected_ones_cannot_be_nominated_away() {
         "X-Request-Id: id\r\n",
         "X-Forwarded-For: 203.0.113.7\r\n",
         "Via: 1.1 router\r\n",
+        "X-Forwarded-Host: h\r\n",
     ] {
         assert!(out.contains(kept), "{kept} not in {out}");
     }
