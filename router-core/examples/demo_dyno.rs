@@ -1,6 +1,7 @@
-//! A web dyno to try the router with: `demo_dyno web.1` listens on a free port (or `demo_dyno web.1 5001` on that one), prints its
-//! address as the first line, and answers everything with a small page that tells what reached it. Also `/slow?s=N`, `/stream`,
-//! `/bytes?n=N`, and a WebSocket echo on `/ws`. A dyno of any other process type complains loudly about being called.
+//! A web dyno to try the router with: `demo_dyno web.1` listens on a free port (or `demo_dyno web.1 5001` on that one),
+//! prints its address as the first line, and answers everything with a small page that tells what reached it. Also
+//! `/slow?s=N`, `/stream`, `/bytes?n=N`, and a WebSocket echo on `/ws`. A dyno of any other process type complains
+//! loudly about being called.
 
 #![allow(
     clippy::print_stdout,

@@ -1,5 +1,5 @@
-//! The smallest WebSocket client to try the router with: `demo_ws 127.0.0.1:8080 shop.example.com hello` opens `/ws` on that host
-//! through the router at that address, says each word, and prints what comes back.
+//! The smallest WebSocket client to try the router with: `demo_ws 127.0.0.1:8080 shop.example.com hello` opens `/ws` on
+//! that host through the router at that address, says each word, and prints what comes back.
 
 #![allow(clippy::print_stdout, reason = "the answer is what this is for")]
 

@@ -1,5 +1,5 @@
-//! The router inside somebody else's server: requests for known hosts go to dynos, all others to an axum application. Run it with
-//! `cargo run -p router-core --example embed_in_axum -- 127.0.0.1:8080 routes.json`.
+//! The router inside somebody else's server: requests for known hosts go to dynos, all others to an axum application.
+//! Run it with `cargo run -p router-core --example embed_in_axum -- 127.0.0.1:8080 routes.json`.
 
 use std::net::SocketAddr;
 

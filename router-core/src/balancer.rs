@@ -1,5 +1,6 @@
-//! The order in which an app's dynos are tried. The only file that knows pingora-load-balancing: its `Backend` and its `selection` algorithms, built
-//! once per formation, never its `LoadBalancer`. Every pick ends in a sweep over all dynos, so it finds an eligible one if there is one.
+//! The order in which an app's dynos are tried. The only file that knows pingora-load-balancing: its `Backend` and its
+//! `selection` algorithms, built once per formation, never its `LoadBalancer`. Every pick ends in a sweep over all
+//! dynos, so it finds an eligible one if there is one.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ pub(crate) struct Balancer {
 }
 
 enum Selection {
-    /// Power of two choices over in-flight counts. pingora has no such algorithm, and the counts must outlive a formation.
+    /// Power of two choices over in-flight counts. pingora has no such algorithm, and the counts must outlive a
+    /// formation.
     LeastRequests,
     Random(Arc<Random>),
     RoundRobin(Arc<RoundRobin>),
@@ -40,7 +42,8 @@ impl Balancer {
             Algorithm::Random => Selection::Random(Arc::new(Random::build(&members(dynos)))),
             Algorithm::RoundRobin => {
                 let round_robin = Arc::new(RoundRobin::build(&members(dynos)));
-                // Its counter starts at 0 with every formation; without this each deploy would send its first requests to the same dyno.
+                // Its counter starts at 0 with every formation; without this each deploy would send its first requests
+                // to the same dyno.
                 for _ in 0..fastrand::usize(..dynos.len().max(1)) {
                     drop(round_robin.iter(&[]));
                 }

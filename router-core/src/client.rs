@@ -24,8 +24,8 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
     /// Whether the peer has ended its side, even if unread bytes stand before that end.
     fn is_read_closed(&self) -> bool;
 
-    /// Whether the connection, when it ends by whatever cause, ends with an error (RST). While a response is under way that ends with the connection, an
-    /// orderly close would make a cut one look whole.
+    /// Whether the connection, when it ends by whatever cause, ends with an error (RST). While a response is under way
+    /// that ends with the connection, an orderly close would make a cut one look whole.
     fn end_with_error(&self, yes: bool);
 }
 
@@ -99,8 +99,8 @@ impl<IO: Transport> Client<IO> {
         poll_write_queue(&mut self.io, cx, &mut self.out)
     }
 
-    /// Ready when the client has gone for sure; keeps at most `most` bytes of what it sends meanwhile. A FIN is only noted: see
-    /// [`Client::given_up_at`].
+    /// Ready when the client has gone for sure; keeps at most `most` bytes of what it sends meanwhile. A FIN is only
+    /// noted: see [`Client::given_up_at`].
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
         while self.half_closed_at.is_none() && self.buffer.len() < most {
             match ready!(self.poll_read(cx)) {
@@ -112,8 +112,8 @@ impl<IO: Transport> Client<IO> {
         Poll::Pending
     }
 
-    /// When a client that sent a FIN is taken to have gone. A close and a half-close look the same until something is written; those who half-close
-    /// (`nc`, scripts) wait for an answer, and most answers come within the grace.
+    /// When a client that sent a FIN is taken to have gone. A close and a half-close look the same until something is
+    /// written; those who half-close (`nc`, scripts) wait for an answer, and most answers come within the grace.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
         const GRACE: Duration = Duration::from_millis(200);
         self.half_closed_at.map(|at| at + GRACE)
@@ -202,8 +202,8 @@ pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
     }
 }
 
-/// The one timer of a connection. Deadlines mostly move later, so it is set again only when it would fire too late; when it fires too early it
-/// looks at the deadline anew.
+/// The one timer of a connection. Deadlines mostly move later, so it is set again only when it would fire too late;
+/// when it fires too early it looks at the deadline anew.
 pub(crate) struct Timer {
     sleep: Pin<Box<Sleep>>,
 }

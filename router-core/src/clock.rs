@@ -1,4 +1,5 @@
-//! The only place that reads a clock. Everything else is handed `now`, so that tests can pause tokio's time and the model stays pure.
+//! The only place that reads a clock. Everything else is handed `now`, so that tests can pause tokio's time and the
+//! model stays pure.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! What the router knows of one dyno at one address: in-flight count and quarantine. The value survives route updates as long as the dyno
-//! keeps its name and address; whoever holds a lease holds it too.
+//! What the router knows of one dyno at one address: in-flight count and quarantine. The value survives route updates
+//! as long as the dyno keeps its name and address; whoever holds a lease holds it too.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The record of one request of a known app. Whatever happens to it (answered, failed, cut, panicked, dropped with its connection), its drop emits the one
-//! log line that is owed.
+//! The record of one request of a known app. Whatever happens to it (answered, failed, cut, panicked, dropped with its
+//! connection), its drop emits the one log line that is owed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -108,8 +108,8 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    /// The status that the log shows: the one that was sent, else the verdict's (499 for a client that left). A cut exchange has none, whatever
-    /// was sent (spec §10-22).
+    /// The status that the log shows: the one that was sent, else the verdict's (499 for a client that left). A cut
+    /// exchange has none, whatever was sent (spec §10-22).
     fn logged_status(&self, failure: Option<Failure>) -> Option<u16> {
         match failure {
             Some(Failure::ForcedClose) => None,

@@ -1,5 +1,6 @@
-//! An HTTP edge router to embed: it knows which app answers for which hostname, proxies HTTP/1.x and upgraded connections to the app's web dynos, names every
-//! failure with an H-code, and is told of routes by a feed that may die without anything happening to what is served.
+//! An HTTP edge router to embed: it knows which app answers for which hostname, proxies HTTP/1.x and upgraded
+//! connections to the app's web dynos, names every failure with an H-code, and is told of routes by a feed that may die
+//! without anything happening to what is served.
 //!
 //! Three ways in:
 //! * [`Router`] with a [`server::Server`] is a router with listeners and workers of its own;

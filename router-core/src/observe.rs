@@ -1,5 +1,5 @@
-//! How the router tells the outside what it does: one synchronous call per finished request and per event. An observer runs on
-//! the worker that serves traffic, so it must never block.
+//! How the router tells the outside what it does: one synchronous call per finished request and per event. An observer
+//! runs on the worker that serves traffic, so it must never block.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use router_model::log_line::LogLine;
 
 /// Told of every request and event.
 pub trait Observer: Send + Sync + 'static {
-    /// A request of a known app has ended; called exactly once for each. `worker` numbers the worker that served it, from 0.
+    /// A request of a known app has ended; called exactly once for each. `worker` numbers the worker that served it,
+    /// from 0.
     fn request(&self, worker: usize, line: &LogLine<'_>);
 
     /// Something worth counting has happened.

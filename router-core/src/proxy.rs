@@ -1,5 +1,5 @@
-//! THE HOT PATH: one request from its head to its last byte. Control flow is here and only here; what is decided, and how bytes move, is written in the
-//! rooms it calls. Read it from [`handle`] down.
+//! THE HOT PATH: one request from its head to its last byte. Control flow is here and only here; what is decided, and
+//! how bytes move, is written in the rooms it calls. Read it from [`handle`] down.
 
 mod connect;
 
@@ -110,7 +110,8 @@ fn after<IO: Transport>(keep_alive: bool, upload: &Upload, client: &Client<IO>) 
     }
 }
 
-/// Whether another request can follow one that is answered by the router: the client wants it, and the body is out of the way.
+/// Whether another request can follow one that is answered by the router: the client wants it, and the body is out of
+/// the way.
 fn may_go_on<IO: Transport>(
     worker: &Worker,
     client: &mut Client<IO>,
@@ -182,7 +183,8 @@ async fn serve<IO: Transport>(
         && may_resend(head, &fault)
     {
         worker.event(Event::Retry);
-        // What the dead connection took nothing of goes out as it is; else the request has no body, and its head is written anew.
+        // What the dead connection took nothing of goes out as it is; else the request has no body, and its head is
+        // written anew.
         let untouched = (!upload.written()).then(|| std::mem::take(&mut conn.out));
         drop((lease, conn));
         exchange.connected_at = None;

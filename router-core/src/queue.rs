@@ -109,8 +109,8 @@ pub(crate) enum Pumped {
     Done,
 }
 
-/// Moves body bytes from `from` to `to` until `to` holds `room` bytes. `keep_framing`: pass chunk sizes and trailers on as they came. Adds to
-/// `content` the bytes that are content.
+/// Moves body bytes from `from` to `to` until `to` holds `room` bytes. `keep_framing`: pass chunk sizes and trailers on
+/// as they came. Adds to `content` the bytes that are content.
 pub(crate) fn pump(
     decoder: &mut BodyDecoder,
     from: &mut BytesMut,

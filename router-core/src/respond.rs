@@ -1,5 +1,5 @@
-//! Turns a verdict into the answer that a client gets: status, page, and whether its connection can go on. Router-made answers carry neither `Via` nor
-//! `X-Request-Id` (spec §3.2).
+//! Turns a verdict into the answer that a client gets: status, page, and whether its connection can go on. Router-made
+//! answers carry neither `Via` nor `X-Request-Id` (spec §3.2).
 
 use bytes::{Bytes, BytesMut};
 use router_model::app::App;

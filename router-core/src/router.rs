@@ -131,8 +131,8 @@ impl Router {
         self.workers.len()
     }
 
-    /// Cuts every connection and tunnel that there is, each with its log line (H24). A router that has been cut serves nothing any more; this is for an exit that cannot
-    /// wait for [`Server::drain`](crate::server::Server::drain).
+    /// Cuts every connection and tunnel that there is, each with its log line (H24). A router that has been cut serves
+    /// nothing any more; this is for an exit that cannot wait for [`Server::drain`](crate::server::Server::drain).
     pub fn cut(&self) {
         self.shared.cut.cancel();
     }
@@ -221,13 +221,15 @@ impl RouterBuilder {
         self
     }
 
-    /// The name in `Via`, in `Server` when the app set none, and before `-session-affinity` in the cookie. Default: `router`.
+    /// The name in `Via`, in `Server` when the app set none, and before `-session-affinity` in the cookie. Default:
+    /// `router`.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// The secret that signs affinity cookies; routers that share it honour each other's. Default: random, so cookies do not outlast the process.
+    /// The secret that signs affinity cookies; routers that share it honour each other's. Default: random, so cookies
+    /// do not outlast the process.
     pub fn affinity_key(mut self, secret: &[u8]) -> Self {
         self.affinity_key = Some(secret.to_vec());
         self

@@ -1,5 +1,6 @@
-//! The router as a `tower` service and layer, for programs that have a server of their own. A request enters the hot path as the bytes of HTTP/1 through an in-process
-//! pipe (ADR 0005): one code path serves listeners and embedders, so admission, headers, H-codes, timeouts and upgrades cannot differ between them.
+//! The router as a `tower` service and layer, for programs that have a server of their own. A request enters the hot
+//! path as the bytes of HTTP/1 through an in-process pipe (ADR 0005): one code path serves listeners and embedders, so
+//! admission, headers, H-codes, timeouts and upgrades cannot differ between them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,8 +26,8 @@ use crate::server::connection;
 use crate::tasks;
 use crate::worker::Worker;
 
-/// Who the client is: an embedder puts it into the request's extensions, for `X-Forwarded-For`, `fwd=` and `consistent_hash`. Without it the
-/// address is unknown.
+/// Who the client is: an embedder puts it into the request's extensions, for `X-Forwarded-For`, `fwd=` and
+/// `consistent_hash`. Without it the address is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub SocketAddr);
 

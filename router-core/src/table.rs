@@ -1,5 +1,5 @@
-//! The route table: domains and apps to routes. DashMaps written by the feed and read by the workers; a lookup gives an `Arc` and never a guard. One
-//! app changes in one atomic swap, and nothing but an applied snapshot changes anything.
+//! The route table: domains and apps to routes. DashMaps written by the feed and read by the workers; a lookup gives an
+//! `Arc` and never a guard. One app changes in one atomic swap, and nothing but an applied snapshot changes anything.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
@@ -105,10 +105,12 @@ impl RouteTable {
         }
     }
 
-    /// Brings the table to `snapshot`. Apps that the snapshot rejects keep their previous version; equal apps are not touched.
+    /// Brings the table to `snapshot`. Apps that the snapshot rejects keep their previous version; equal apps are not
+    /// touched.
     ///
     /// # Errors
-    /// [`Refusal`] when the snapshot is empty or would remove more than a quarter of the domains without saying `allow_shrink`. Nothing has changed then.
+    /// [`Refusal`] when the snapshot is empty or would remove more than a quarter of the domains without saying
+    /// `allow_shrink`. Nothing has changed then.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<Applied, Refusal> {
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = diff::plan(self, snapshot);
@@ -180,7 +182,8 @@ impl RouteTable {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Makes the changes; gives each replaced route and its successor. Routes go in before domains point to them and out after.
+    /// Makes the changes; gives each replaced route and its successor. Routes go in before domains point to them and
+    /// out after.
     fn carry_out(&self, plan: &Plan) -> Vec<(Arc<Route>, Option<Arc<Route>>)> {
         let mut replaced = Vec::new();
         for app in &plan.upsert {

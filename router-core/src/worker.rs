@@ -1,5 +1,6 @@
-//! What belongs to one worker: kept dyno connections, cached routes, the date text. Everything here is behind locks that only this worker takes, so they
-//! are never contended; they exist because all futures are `Send`, for embedders on a multi-threaded runtime.
+//! What belongs to one worker: kept dyno connections, cached routes, the date text. Everything here is behind locks
+//! that only this worker takes, so they are never contended; they exist because all futures are `Send`, for embedders
+//! on a multi-threaded runtime.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,8 +150,9 @@ impl Worker {
         self.drain.is_cancelled()
     }
 
-    /// Once in a while: closes kept connections that are too old, were closed by their dyno, or lead to a dyno that gets no requests any more; forgets
-    /// cached routes that are out of date, so that they do not keep a lost app's memory.
+    /// Once in a while: closes kept connections that are too old, were closed by their dyno, or lead to a dyno that
+    /// gets no requests any more; forgets cached routes that are out of date, so that they do not keep a lost app's
+    /// memory.
     pub(crate) fn tidy(&self) {
         self.idle().sweep(clock::now());
         let generation = self.shared.table.generation();

@@ -1,5 +1,5 @@
-//! Our HTTP/1 codec beside hyper's: what we admit and pass on, hyper reads the same way; and the facts about hyper on which ADR 0008 rests, so that it is seen when
-//! they change.
+//! Our HTTP/1 codec beside hyper's: what we admit and pass on, hyper reads the same way; and the facts about hyper on
+//! which ADR 0008 rests, so that it is seen when they change.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -147,7 +147,8 @@ fn both_read_the_same_ordinary_requests() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A request that we pass on is one request to hyper, with the method, target and body that we saw: no smuggling past either.
+    /// A request that we pass on is one request to hyper, with the method, target and body that we saw: no smuggling
+    /// past either.
     #[test]
     fn what_we_pass_on_hyper_reads_as_the_same_one_request(
         method in "(GET|POST|PUT|PURGE|get)",

@@ -1,8 +1,9 @@
-//! Decides whether a well-formed request head is welcome (spec §1.2 steps 3 to 6, §1.17): one host, one meaning of where its body ends, a
-//! target that a dyno may see. What is malformed or ambiguous stops here and never reaches a dyno.
+//! Decides whether a well-formed request head is welcome (spec §1.2 steps 3 to 6, §1.17): one host, one meaning of
+//! where its body ends, a target that a dyno may see. What is malformed or ambiguous stops here and never reaches a
+//! dyno.
 //!
-//! Violations found before the app is known are an `Err`: they have no error code and no log line. Violations of a known app
-//! (H26) are kept in [`Admitted::violation`], for the caller to report once it knows the app.
+//! Violations found before the app is known are an `Err`: they have no error code and no log line. Violations of a
+//! known app (H26) are kept in [`Admitted::violation`], for the caller to report once it knows the app.
 
 use crate::failure::{BadRequest, Failure};
 use crate::h1::field::{is_token, list_elements};
@@ -87,7 +88,8 @@ fn single_host(head: &RequestHead) -> Result<&[u8], Failure> {
     }
 }
 
-/// RFC 9112 §6.3, with every ambiguity refused: both fields at once, codings other than chunked, lists, differing lengths.
+/// RFC 9112 §6.3, with every ambiguity refused: both fields at once, codings other than chunked, lists, differing
+/// lengths.
 fn framing(head: &RequestHead) -> Result<Framing, Failure> {
     let length = content_length(head.fields().values(FieldId::ContentLength))
         .map_err(|()| Failure::BadRequest(BadRequest::ContentLength))?;
@@ -134,8 +136,8 @@ fn digits(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Only origin-form reaches a dyno (spec §1.17, §10-21): CONNECT, `*` and absolute-form are refused with 405, the latter with 400 when its
-/// authority is not the Host.
+/// Only origin-form reaches a dyno (spec §1.17, §10-21): CONNECT, `*` and absolute-form are refused with 405, the
+/// latter with 400 when its authority is not the Host.
 fn target(head: &RequestHead, host: &[u8]) -> Result<(), Failure> {
     if head.method() == b"CONNECT" {
         return Err(Failure::MethodNotAllowed);
@@ -176,10 +178,12 @@ struct Connection {
     nominates: bool,
 }
 
-/// More names than this in the Connection fields of one message are an attack on those who compare each with every field.
+/// More names than this in the Connection fields of one message are an attack on those who compare each with every
+/// field.
 pub(crate) const MOST_CONNECTION_TOKENS: usize = 100;
 
-/// The Connection field: what it asks for, or H26 when it cannot be parsed or asks for an upgrade to nothing (spec §1.17).
+/// The Connection field: what it asks for, or H26 when it cannot be parsed or asks for an upgrade to nothing (spec
+/// §1.17).
 fn connection(head: &RequestHead) -> Result<Connection, Failure> {
     let mut seen = Connection::default();
     let mut tokens = 0;
@@ -216,7 +220,8 @@ fn connection(head: &RequestHead) -> Result<Connection, Failure> {
     Ok(seen)
 }
 
-/// `Upgrade: h2c` is never passed on: a dyno that switched to it would speak HTTP/2 through the tunnel, past every rule of ours.
+/// `Upgrade: h2c` is never passed on: a dyno that switched to it would speak HTTP/2 through the tunnel, past every rule
+/// of ours.
 fn may_upgrade(head: &RequestHead) -> bool {
     let mut protocols = head
         .fields()

@@ -1,6 +1,6 @@
-//! The session affinity cookie: which dyno a client was served by, signed so that a client cannot choose one, and dated so
-//! that it does not live for ever. Opaque to clients. It is a hint: a value that does not open is treated as none, and a
-//! request never fails for it.
+//! The session affinity cookie: which dyno a client was served by, signed so that a client cannot choose one, and dated
+//! so that it does not live for ever. Opaque to clients. It is a hint: a value that does not open is treated as none,
+//! and a request never fails for it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! An app and its formation as the route document describes them: immutable values, compared to find out what changed. What a
-//! dyno is doing at the moment (requests in flight, quarantine) is not here.
+//! An app and its formation as the route document describes them: immutable values, compared to find out what changed.
+//! What a dyno is doing at the moment (requests in flight, quarantine) is not here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,8 +36,8 @@ pub struct App {
 }
 
 impl App {
-    /// How many web dynos the app is meant to have: the formation's word if there is one (a missing `web` is zero), else the
-    /// number of web dynos listed.
+    /// How many web dynos the app is meant to have: the formation's word if there is one (a missing `web` is zero),
+    /// else the number of web dynos listed.
     pub fn web_quantity(&self) -> u32 {
         match &self.formation {
             Some(formation) => formation.get(WEB).copied().unwrap_or(0),

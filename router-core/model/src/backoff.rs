@@ -1,5 +1,5 @@
-//! How long to wait between two attempts: a base that doubles up to a maximum, shortened at random by up to half, so that
-//! routers which failed together do not come back together. The random number is an argument.
+//! How long to wait between two attempts: a base that doubles up to a maximum, shortened at random by up to half, so
+//! that routers which failed together do not come back together. The random number is an argument.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ impl Backoff {
         }
     }
 
-    /// The next wait: between half of the base and the base. `jitter` is any random number, `u32::MAX` gives the whole base.
+    /// The next wait: between half of the base and the base. `jitter` is any random number, `u32::MAX` gives the whole
+    /// base.
     pub fn next(&mut self, jitter: u32) -> Duration {
         let base = self.base;
         self.base = base.saturating_mul(2).min(self.max);

@@ -34,8 +34,9 @@ impl FeedCursor {
         self.revision
     }
 
-    /// Judges a document by its revision and by whether its content is that of the document in force. The same revision with
-    /// other content is accepted: whoever edits a file by hand and forgets the number must not be ignored silently.
+    /// Judges a document by its revision and by whether its content is that of the document in force. The same revision
+    /// with other content is accepted: whoever edits a file by hand and forgets the number must not be ignored
+    /// silently.
     pub fn judge(&self, revision: u64, same_content: bool) -> Judgement {
         match self.revision {
             Some(current) if revision < current => Judgement::Stale,

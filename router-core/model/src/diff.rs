@@ -1,5 +1,6 @@
-//! What a snapshot changes in the route table: which apps to put in, which to take out, and which domains their newcomers do not
-//! get. Also the guard against documents that would take away too much at once. Both only look; applying is the table's part.
+//! What a snapshot changes in the route table: which apps to put in, which to take out, and which domains their
+//! newcomers do not get. Also the guard against documents that would take away too much at once. Both only look;
+//! applying is the table's part.
 
 use std::sync::Arc;
 
@@ -45,8 +46,8 @@ impl TableView for EmptyTable {
 
 /// The changes that bring the table to a snapshot.
 ///
-/// A domain may move from one app to another within one plan. Whoever applies the apps one by one must take a domain away from
-/// its old app only while that app still holds it.
+/// A domain may move from one app to another within one plan. Whoever applies the apps one by one must take a domain
+/// away from its old app only while that app still holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Apps that differ from the table's, without the domains that they did not get.
@@ -61,8 +62,9 @@ pub struct Plan {
     pub domains_removed: usize,
 }
 
-/// Compares a snapshot with the table. An app of the table that the snapshot rejects stays as it is and keeps its domains. A
-/// domain that several apps claim stays with its holder as long as the holder claims it, else the first in the document gets it.
+/// Compares a snapshot with the table. An app of the table that the snapshot rejects stays as it is and keeps its
+/// domains. A domain that several apps claim stays with its holder as long as the holder claims it, else the first in
+/// the document gets it.
 pub fn plan(table: &impl TableView, snapshot: &Snapshot) -> Plan {
     let names = table.names();
     let documented: HashSet<&str> = snapshot.apps.iter().map(|app| &*app.name).collect();
@@ -95,8 +97,8 @@ pub fn plan(table: &impl TableView, snapshot: &Snapshot) -> Plan {
     }
 }
 
-/// Refuses a plan whose snapshot holds no app, or that takes away more than a quarter of all domains, unless the snapshot says
-/// that this is meant. A control plane that lost its database must not take every app down.
+/// Refuses a plan whose snapshot holds no app, or that takes away more than a quarter of all domains, unless the
+/// snapshot says that this is meant. A control plane that lost its database must not take every app down.
 pub fn guard(plan: &Plan, snapshot: &Snapshot) -> Result<(), Refusal> {
     if snapshot.allow_shrink {
         return Ok(());

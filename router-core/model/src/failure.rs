@@ -1,6 +1,6 @@
 //! Everything that can go wrong with one exchange, as facts. This file never says what to do about it: codes, statuses,
-//! pages and retries are policy and live in one table, `verdict`. A new cause is a new variant here and a new row there,
-//! never a new `if` somewhere else.
+//! pages and retries are policy and live in one table, `verdict`. A new cause is a new variant here and a new row
+//! there, never a new `if` somewhere else.
 
 /// Why an exchange did not end with the dyno's own, complete response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

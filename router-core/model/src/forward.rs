@@ -1,5 +1,6 @@
-//! Writes heads: the request that a dyno gets and the response that a client gets (spec §1.10 to §1.12). Fields keep their order, case and
-//! bytes; hop-by-hop ones are taken out, and each router field goes in exactly once, whatever the peer sent.
+//! Writes heads: the request that a dyno gets and the response that a client gets (spec §1.10 to §1.12). Fields keep
+//! their order, case and bytes; hop-by-hop ones are taken out, and each router field goes in exactly once, whatever the
+//! peer sent.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -52,13 +53,15 @@ pub fn forwarded_for(fields: &Fields, client: Option<IpAddr>, out: &mut Vec<u8>)
     }
 }
 
-/// The path and query that are passed on: the target without its fragment, which no client should have sent (spec §1.17).
+/// The path and query that are passed on: the target without its fragment, which no client should have sent (spec
+/// §1.17).
 pub fn path_of(target: &[u8]) -> &[u8] {
     let end = memchr::memchr(b'#', target).unwrap_or(target.len());
     target.get(..end).unwrap_or_default()
 }
 
-/// Writes the request head for a dyno. Always HTTP/1.1, `Host` first, the router's fields after the client's, framing last.
+/// Writes the request head for a dyno. Always HTTP/1.1, `Host` first, the router's fields after the client's, framing
+/// last.
 pub fn write_request(
     head: &RequestHead,
     admitted: &Admitted<'_>,
@@ -248,7 +251,8 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
     put(out, &[connection]);
 }
 
-/// Writes an interim response (RFC 9110 §15.2). The fields of a 100 are dropped (spec §1.15), those of a 103 are its point.
+/// Writes an interim response (RFC 9110 §15.2). The fields of a 100 are dropped (spec §1.15), those of a 103 are its
+/// point.
 pub fn write_interim(head: &ResponseHead, out: &mut BytesMut) {
     write_status_line(head.status(), head.reason(), out);
     if head.status() != 100 {
@@ -274,8 +278,9 @@ pub fn write_status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
     put(out, &[b"HTTP/1.1 ", &digits, b" ", reason, b"\r\n"]);
 }
 
-/// The names that the Connection field nominates, found once per head: looking through its lines again for every field would let one request keep
-/// a core busy. Fields that carry the message's meaning cannot be nominated away (spec §10-11); the callers see to that.
+/// The names that the Connection field nominates, found once per head: looking through its lines again for every field
+/// would let one request keep a core busy. Fields that carry the message's meaning cannot be nominated away (spec
+/// §10-11); the callers see to that.
 fn nominated(fields: &Fields, any: bool) -> Vec<&[u8]> {
     if !any {
         return Vec::new();

@@ -1,6 +1,7 @@
-//! Hostnames on both sides of a lookup: the domain that an app is bound to and the value of a request's `Host`. Both are
-//! normalised to lower-case ASCII without a trailing dot, so that a lookup is a comparison of bytes. Reading a request's host
-//! allocates only when the client sent upper-case letters. A wildcard stands for exactly one label and never for its apex.
+//! Hostnames on both sides of a lookup: the domain that an app is bound to and the value of a request's `Host`. Both
+//! are normalised to lower-case ASCII without a trailing dot, so that a lookup is a comparison of bytes. Reading a
+//! request's host allocates only when the client sent upper-case letters. A wildcard stands for exactly one label and
+//! never for its apex.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -51,8 +52,8 @@ impl Domain {
         self.0.starts_with('*')
     }
 
-    /// The key in the route table: the name itself, or for a wildcard the name with its leading dot, which is a slice of
-    /// every host that it matches (see [`wildcard_key`]).
+    /// The key in the route table: the name itself, or for a wildcard the name with its leading dot, which is a slice
+    /// of every host that it matches (see [`wildcard_key`]).
     pub fn key(&self) -> &str {
         self.0.strip_prefix('*').unwrap_or(&self.0)
     }
@@ -147,7 +148,8 @@ pub fn parse_host(value: &[u8]) -> Result<RequestHost<'_>, HostError> {
     })
 }
 
-/// `.example.com` for `a.example.com`: the key of the only wildcard that could match the name. `None` for a single label.
+/// `.example.com` for `a.example.com`: the key of the only wildcard that could match the name. `None` for a single
+/// label.
 pub fn wildcard_key(name: &str) -> Option<&str> {
     name.find('.').and_then(|dot| name.get(dot..))
 }

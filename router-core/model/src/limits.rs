@@ -1,5 +1,5 @@
-//! Every size and count that the router bounds, with Heroku's figures as defaults. Sizes are bytes; a line is counted without
-//! its CRLF.
+//! Every size and count that the router bounds, with Heroku's figures as defaults. Sizes are bytes; a line is counted
+//! without its CRLF.
 
 use std::time::Duration;
 

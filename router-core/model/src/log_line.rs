@@ -1,6 +1,6 @@
-//! The log line of one exchange, in Heroku's form and as JSON. What is printed comes from strangers, so the invariant is:
-//! whatever the bytes, one line is one line and no field can be forged. This runs once per request; it allocates nothing
-//! but the growth of `out`.
+//! The log line of one exchange, in Heroku's form and as JSON. What is printed comes from strangers, so the invariant
+//! is: whatever the bytes, one line is one line and no field can be forged. This runs once per request; it allocates
+//! nothing but the growth of `out`.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,8 +12,8 @@ use crate::{
 
 mod timestamp;
 
-/// The facts of one finished exchange of a known app. `method`, `path`, `host` and `forwarded_for` are bytes as they came
-/// from the network.
+/// The facts of one finished exchange of a known app. `method`, `path`, `host` and `forwarded_for` are bytes as they
+/// came from the network.
 #[derive(Debug, Clone, Copy)]
 pub struct LogLine<'a> {
     /// When the exchange ended; the line's time stamp.
@@ -234,8 +234,8 @@ fn write_bare(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// A bare value that we made or checked ourselves. A client's request ID may hold `=` and is printed as it is, so that it
-/// can be searched for.
+/// A bare value that we made or checked ourselves. A client's request ID may hold `=` and is printed as it is, so that
+/// it can be searched for.
 fn write_identifier(out: &mut Vec<u8>, value: &str) {
     let mut parts = value.as_bytes().split(|&byte| byte == b'=');
     write_bare(out, parts.next().unwrap_or_default());
@@ -297,8 +297,8 @@ fn write_json_text(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// Printable ASCII without quote and backslash, which is nearly every value. No early exit, so that it compiles to vector
-/// instructions.
+/// Printable ASCII without quote and backslash, which is nearly every value. No early exit, so that it compiles to
+/// vector instructions.
 fn is_plain(value: &[u8]) -> bool {
     let special = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
     !value

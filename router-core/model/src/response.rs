@@ -1,4 +1,5 @@
-//! Judges a dyno's response head (spec §1.18): where its body ends, whether the connection can be used again, or which failure it is.
+//! Judges a dyno's response head (spec §1.18): where its body ends, whether the connection can be used again, or which
+//! failure it is.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ pub fn head_failure(error: HeadError) -> Failure {
 /// Judges a final response (any status but an interim 1xx).
 ///
 /// # Errors
-/// H25 for a Content-Length that is not one number; H17 for a Transfer-Encoding other than chunked and for a 101 that nobody asked for.
+/// H25 for a Content-Length that is not one number; H17 for a Transfer-Encoding other than chunked and for a 101 that
+/// nobody asked for.
 pub fn judge(
     head: &ResponseHead,
     to_head_request: bool,

@@ -17,8 +17,8 @@ pub struct Sent {
     pub has_body: bool,
 }
 
-/// Whether the request may go out once more on a fresh connection: no byte of it can have been acted on, or it is idempotent, has no body and the
-/// connection was a kept one that died before a response byte.
+/// Whether the request may go out once more on a fresh connection: no byte of it can have been acted on, or it is
+/// idempotent, has no body and the connection was a kept one that died before a response byte.
 pub fn may_resend(method: &[u8], sent: Sent) -> bool {
     let untouched = !sent.request_written && !sent.response_seen;
     let harmless = is_safe(method) && !sent.has_body && !sent.response_seen;
@@ -30,8 +30,9 @@ pub fn is_safe(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
 }
 
-/// How long a kept connection may have been idle to carry a request that cannot be sent again. Application servers close idle connections after
-/// two seconds and more (gunicorn 2 s, Node 5 s); a younger one is safe, and a new connection costs less than a failed request.
+/// How long a kept connection may have been idle to carry a request that cannot be sent again. Application servers
+/// close idle connections after two seconds and more (gunicorn 2 s, Node 5 s); a younger one is safe, and a new
+/// connection costs less than a failed request.
 pub const UNSAFE_REUSE_IDLE: Duration = Duration::from_millis(500);
 
 /// Connect attempts for one request: the limit, and never more than there are running web dynos.

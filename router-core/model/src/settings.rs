@@ -1,5 +1,5 @@
-//! The settings of one app: what a control plane may choose per app, with the defaults of the route document. A setting that
-//! is `None` means "as the router's own configuration says"; the enumerations know their spelling in the document.
+//! The settings of one app: what a control plane may choose per app, with the defaults of the route document. A setting
+//! that is `None` means "as the router's own configuration says"; the enumerations know their spelling in the document.
 
 use std::str::FromStr;
 use std::time::Duration;

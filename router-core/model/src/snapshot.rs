@@ -1,6 +1,6 @@
-//! The route document, from bytes to values that cannot be wrong. What is wrong with the document as a whole refuses it; what is
-//! wrong with one app rejects that app alone, with every reason at once. Parsing never panics and takes time linear in the
-//! document, whatever it holds.
+//! The route document, from bytes to values that cannot be wrong. What is wrong with the document as a whole refuses
+//! it; what is wrong with one app rejects that app alone, with every reason at once. Parsing never panics and takes
+//! time linear in the document, whatever it holds.
 
 mod raw;
 mod reasons;

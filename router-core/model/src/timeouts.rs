@@ -1,5 +1,5 @@
-//! Every wait that the router bounds, with Heroku's figures as defaults. Plain values: what a wait means and what happens when
-//! it ends is said by whoever waits.
+//! Every wait that the router bounds, with Heroku's figures as defaults. Plain values: what a wait means and what
+//! happens when it ends is said by whoever waits.
 
 use std::time::Duration;
 

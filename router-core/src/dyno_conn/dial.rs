@@ -11,8 +11,8 @@ use crate::socket;
 /// Connects to `address`.
 ///
 /// # Errors
-/// [`Failure::ConnectTimeout`] (H19) when nothing came of it within `limit`, [`Failure::Platform`] (H99) when this machine is out of something, and
-/// [`Failure::ConnectRefused`] (H21) for any other reason.
+/// [`Failure::ConnectTimeout`] (H19) when nothing came of it within `limit`, [`Failure::Platform`] (H99) when this
+/// machine is out of something, and [`Failure::ConnectRefused`] (H21) for any other reason.
 pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
@@ -34,7 +34,8 @@ pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStre
     }
 }
 
-/// Whether the reason lies with this machine (descriptors, ports, memory, a firewall): the dyno is not to be blamed and quarantined for it.
+/// Whether the reason lies with this machine (descriptors, ports, memory, a firewall): the dyno is not to be blamed and
+/// quarantined for it.
 fn is_our_own(error: &std::io::Error) -> bool {
     const EPERM: i32 = 1;
     const ENOMEM: i32 = 12;

@@ -22,8 +22,8 @@ struct OfDyno {
 }
 
 impl IdleConns {
-    /// A usable connection to `dyno`. With `max_idle`, for a request that cannot be sent again, one that has been idle for longer is left alone, and
-    /// the system is asked whether it still stands.
+    /// A usable connection to `dyno`. With `max_idle`, for a request that cannot be sent again, one that has been idle
+    /// for longer is left alone, and the system is asked whether it still stands.
     pub(crate) fn take(
         &mut self,
         dyno: &Dyno,

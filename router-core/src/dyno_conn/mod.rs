@@ -1,5 +1,6 @@
-//! Connections from the router to dynos: dialling, and keeping them for the next request. The sweeping rule: a kept connection is used only while
-//! nothing has come in on it, for a dyno that closed it or sent bytes nobody asked for is not to be trusted with a request.
+//! Connections from the router to dynos: dialling, and keeping them for the next request. The sweeping rule: a kept
+//! connection is used only while nothing has come in on it, for a dyno that closed it or sent bytes nobody asked for is
+//! not to be trusted with a request.
 
 mod dial;
 mod idle;
@@ -45,7 +46,8 @@ impl DynoConn {
         }
     }
 
-    /// [`DynoConn::is_quiet`] by the system's word of this moment, which costs a call: tokio has seen only what its last turn brought.
+    /// [`DynoConn::is_quiet`] by the system's word of this moment, which costs a call: tokio has seen only what its
+    /// last turn brought.
     fn is_quiet_now(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = SockRef::from(&self.stream).peek(&mut byte);

@@ -1,4 +1,5 @@
-//! The last-good document on disk: written whole beside its place and renamed into it, so that a crash leaves the old one or the new one.
+//! The last-good document on disk: written whole beside its place and renamed into it, so that a crash leaves the old
+//! one or the new one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

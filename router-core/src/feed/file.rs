@@ -1,5 +1,6 @@
-//! Routes from a file. Its directory is watched, so that a file renamed into place is seen as well as one written in place; events are gathered for a moment, because
-//! one save makes several. The file's identity is also looked at twice a second: some file systems tell nothing.
+//! Routes from a file. Its directory is watched, so that a file renamed into place is seen as well as one written in
+//! place; events are gathered for a moment, because one save makes several. The file's identity is also looked at twice
+//! a second: some file systems tell nothing.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +27,8 @@ pub struct FileFeed {
 
 type Seen = Option<(u64, u64, i64, i64)>;
 
-/// After the first event; a program that writes in pieces has usually finished by then, and if not, its next piece is the next event.
+/// After the first event; a program that writes in pieces has usually finished by then, and if not, its next piece is
+/// the next event.
 const GATHER: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -47,7 +49,8 @@ impl FileFeed {
         }
     }
 
-    /// Waits until the file has changed. Events only say when to look: whoever writes something else into the same directory (a log, say) changes nothing.
+    /// Waits until the file has changed. Events only say when to look: whoever writes something else into the same
+    /// directory (a log, say) changes nothing.
     async fn changed(&mut self) {
         loop {
             tokio::select! {

@@ -1,5 +1,5 @@
-//! Where routes come from. A [`Feed`] brings whole documents; the runner judges, guards and applies them, and nothing that a feed does (errors, silence, rubbish)
-//! takes a route away.
+//! Where routes come from. A [`Feed`] brings whole documents; the runner judges, guards and applies them, and nothing
+//! that a feed does (errors, silence, rubbish) takes a route away.
 
 mod cache;
 mod file;

@@ -1,4 +1,5 @@
-//! Runs a feed: judge by revision, validate whole, guard, apply per app, remember the last good document, say how it went. Errors raise the age and change nothing else.
+//! Runs a feed: judge by revision, validate whole, guard, apply per app, remember the last good document, say how it
+//! went. Errors raise the age and change nothing else.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,7 +62,8 @@ fn lock(status: &Mutex<Recorded>) -> MutexGuard<'_, Recorded> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts to keep the router's table up to date. Must be called on a tokio runtime; documents are parsed and applied on a thread of their own.
+/// Starts to keep the router's table up to date. Must be called on a tokio runtime; documents are parsed and applied on
+/// a thread of their own.
 pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHandle {
     let status = Arc::new(Mutex::new(Recorded::default()));
     lock(&status).status.source = feed.source().to_owned();
@@ -76,7 +78,8 @@ pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHand
     let stopped = stop.clone();
     tasks::spawn(&tasks, async move {
         tokio::select! {
-            // Dropping the runner between two documents loses nothing; within one, the blocking part finishes by itself.
+            // Dropping the runner between two documents loses nothing; within one, the blocking part finishes by
+            // itself.
             () = run(runner, feed) => {}
             () = stopped.cancelled() => {}
         }
@@ -113,7 +116,8 @@ async fn run(mut runner: Runner, mut feed: impl Feed) {
             Err(error) => {
                 runner.refuse(error.to_string());
                 runner.start_from_cache();
-                // Only a feed that fails at once is held back; one that waited for a change must not be late with the next.
+                // Only a feed that fails at once is held back; one that waited for a change must not be late with the
+                // next.
                 tokio::time::sleep_until(asked + backoff.next(fastrand::u32(..))).await;
             }
         }

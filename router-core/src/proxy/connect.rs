@@ -1,5 +1,5 @@
-//! The part of the hot path that finds a dyno and a connection to it (spec §1.5): the balancer's choice, a kept connection or a new one, another dyno when that
-//! fails, and the waits in between.
+//! The part of the hot path that finds a dyno and a connection to it (spec §1.5): the balancer's choice, a kept
+//! connection or a new one, another dyno when that fails, and the waits in between.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -152,8 +152,8 @@ pub(super) async fn connect<IO: Transport>(
     }
 }
 
-/// Checks a dyno out; waits for one that starts, or whose quarantine ends, as long as the budget lasts. Meanwhile route updates are followed and the client is
-/// watched; its body is not read.
+/// Checks a dyno out; waits for one that starts, or whose quarantine ends, as long as the budget lasts. Meanwhile route
+/// updates are followed and the client is watched; its body is not read.
 async fn checkout<IO: Transport>(
     worker: &Worker,
     client: &mut Client<IO>,
@@ -231,7 +231,8 @@ fn refresh(
         .ok_or(Failure::NoSuchApp)?;
     let same = Arc::ptr_eq(&route.app, &exchange.route.app);
     if !same {
-        // A domain that moved to another app takes no waiting requests along: they were admitted and counted for the first.
+        // A domain that moved to another app takes no waiting requests along: they were admitted and counted for the
+        // first.
         if route.app.name != exchange.route.app.name {
             return Err(Failure::NoSuchApp);
         }

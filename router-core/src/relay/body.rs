@@ -1,5 +1,6 @@
-//! One exchange over two connections: the request body up, the response down, both at once. A state machine polled as a whole, because either direction can end
-//! the other and both share the deadline. It knows bytes, framing and time; what a failure leads to is the proxy's business.
+//! One exchange over two connections: the request body up, the response down, both at once. A state machine polled as a
+//! whole, because either direction can end the other and both share the deadline. It knows bytes, framing and time;
+//! what a failure leads to is the proxy's business.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -153,7 +154,8 @@ pub(crate) struct Relay<'r, 'x, IO> {
     keep_alive: bool,
     /// The end of the client's connection is the end of the response.
     ends_with_connection: bool,
-    /// Where the final head stands in the client's queue, as long as none of it is out: until then there is time for an error page.
+    /// Where the final head stands in the client's queue, as long as none of it is out: until then there is time for an
+    /// error page.
     unsent_from: Option<usize>,
     /// A byte of the response has been read.
     response_seen: bool,
@@ -285,7 +287,8 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                         continue;
                     }
                     Poll::Ready(Err(_)) => {
-                        // It may have answered before it closed: read on, but send no more. What no byte was taken of can be sent elsewhere.
+                        // It may have answered before it closed: read on, but send no more. What no byte was taken of
+                        // can be sent elsewhere.
                         self.up.broken = true;
                         self.up.complete_at = Some(now);
                         continue;
@@ -564,7 +567,8 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         };
         let reading = matches!(self.down, Down::Head | Down::Body(_))
             && self.client.out.len() < limits.response_buffer;
-        // Until the whole request is with the dyno, a dyno that has not answered owes nothing, whatever interim responses it sent.
+        // Until the whole request is with the dyno, a dyno that has not answered owes nothing, whatever interim
+        // responses it sent.
         let silent_since = match (&self.down, up.complete_at) {
             (Down::Head, Some(sent)) => Some(self.last_read.max(sent)),
             (Down::Head, None) => None,

@@ -1,5 +1,5 @@
-//! An upgraded connection: bytes in both directions until one side closes or both have been silent for too long (spec §1.19). The router
-//! reads no frames.
+//! An upgraded connection: bytes in both directions until one side closes or both have been silent for too long (spec
+//! §1.19). The router reads no frames.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;

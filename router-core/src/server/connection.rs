@@ -1,4 +1,5 @@
-//! One client connection: heads in, one after the other, until either side has had enough. What is done about a request is the proxy's business.
+//! One client connection: heads in, one after the other, until either side has had enough. What is done about a request
+//! is the proxy's business.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -58,8 +59,8 @@ enum Head {
     Over,
 }
 
-/// Waits for the next head. Until its first byte the connection is idle; from then on the whole head has one deadline (spec §1.6). The first request's
-/// deadline starts with the connection.
+/// Waits for the next head. Until its first byte the connection is idle; from then on the whole head has one deadline
+/// (spec §1.6). The first request's deadline starts with the connection.
 async fn next_head<IO: Transport>(
     worker: &Worker,
     client: &mut Client<IO>,
@@ -126,8 +127,8 @@ enum Came {
     Nothing,
 }
 
-/// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer with it
-/// (RFC 9112 §9.6). A drain shortens the wait.
+/// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer
+/// with it (RFC 9112 §9.6). A drain shortens the wait.
 async fn linger<IO: Transport>(worker: &Worker, client: &mut Client<IO>) {
     const SILENCE: Duration = Duration::from_secs(5);
     const TOTAL: Duration = Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! Listening sockets: one per worker and address, sharing the port (SO_REUSEPORT), so that the kernel spreads connections and no lock is shared.
+//! Listening sockets: one per worker and address, sharing the port (SO_REUSEPORT), so that the kernel spreads
+//! connections and no lock is shared.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -35,8 +36,8 @@ pub struct StartError {
 
 const BACKLOG: i32 = 4096;
 
-/// Binds one socket for each of `workers`. The port is probed without SO_REUSEPORT first: with it, a second router on the same address would start and take half
-/// of the connections.
+/// Binds one socket for each of `workers`. The port is probed without SO_REUSEPORT first: with it, a second router on
+/// the same address would start and take half of the connections.
 pub(super) fn bind(
     settings: &ListenerSettings,
     workers: usize,

@@ -1,4 +1,5 @@
-//! Worker threads: each has a runtime of its own, its own listening sockets, and every connection that they accept. And the drain that ends them.
+//! Worker threads: each has a runtime of its own, its own listening sockets, and every connection that they accept. And
+//! the drain that ends them.
 
 use std::io;
 use std::net::SocketAddr;

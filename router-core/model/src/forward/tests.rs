@@ -182,8 +182,8 @@ fn responses_are_rewritten() {
 }
 
 proptest! {
-    /// Whatever well-formed fields a client sends, the dyno reads one value of each router field and one framing, and our own parser admits
-    /// what we send.
+    /// Whatever well-formed fields a client sends, the dyno reads one value of each router field and one framing, and
+    /// our own parser admits what we send.
     #[test]
     fn what_we_forward_is_clean(
         fields in proptest::collection::vec(

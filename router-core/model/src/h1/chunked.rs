@@ -1,5 +1,6 @@
-//! Walks over a chunked body (RFC 9112 §7.1) and says what each run of bytes is, so that the caller can pass the framing on as it came,
-//! count the data, or strip the framing for an HTTP/1.0 client. Chunk extensions and unwelcome trailers are marked as dropped.
+//! Walks over a chunked body (RFC 9112 §7.1) and says what each run of bytes is, so that the caller can pass the
+//! framing on as it came, count the data, or strip the framing for an HTTP/1.0 client. Chunk extensions and unwelcome
+//! trailers are marked as dropped.
 
 use super::field::FieldId;
 use super::head::parse_field;

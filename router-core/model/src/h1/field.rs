@@ -1,5 +1,5 @@
-//! Header fields as places in one buffer. A field keeps the bytes and the case that the peer sent; the names that the router
-//! itself cares about are recognised once, at parse time.
+//! Header fields as places in one buffer. A field keeps the bytes and the case that the peer sent; the names that the
+//! router itself cares about are recognised once, at parse time.
 
 use bytes::Bytes;
 
@@ -54,8 +54,8 @@ pub enum FieldId {
     XForwardedProto,
     XRequestId,
     XRequestStart,
-    /// A name that turns into one of the router's own or a framing name when an application server maps `-` to `_`, as CGI and
-    /// WSGI do (`X_Forwarded_For`). It is never passed on: behind such a server it would be a forged copy.
+    /// A name that turns into one of the router's own or a framing name when an application server maps `-` to `_`, as
+    /// CGI and WSGI do (`X_Forwarded_For`). It is never passed on: behind such a server it would be a forged copy.
     Alias,
     /// Any other name.
     Other,
@@ -133,8 +133,8 @@ impl FieldId {
         }
     }
 
-    /// Whether a trailer of this name may be passed on. Framing, routing and the router's own fields may not: a recipient that
-    /// merges trailers into headers would take them for the router's word (RFC 9110 §6.5.1).
+    /// Whether a trailer of this name may be passed on. Framing, routing and the router's own fields may not: a
+    /// recipient that merges trailers into headers would take them for the router's word (RFC 9110 §6.5.1).
     pub fn allowed_in_trailer(self) -> bool {
         self == Self::Other
     }

@@ -1,5 +1,6 @@
-//! Reads a message head line by line as it arrives: strict (CRLF only, no folding, no blank before a colon), each limit applied the moment it
-//! is passed, each byte looked at once however it is dripped in. RFC 9112 §2–§5; limits from the Heroku routing article.
+//! Reads a message head line by line as it arrives: strict (CRLF only, no folding, no blank before a colon), each limit
+//! applied the moment it is passed, each byte looked at once however it is dripped in. RFC 9112 §2–§5; limits from the
+//! Heroku routing article.
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -89,8 +90,8 @@ enum Kind {
 
 /// Reads one head after another from a growing buffer.
 ///
-/// The buffer must start at the head's first byte and only ever grow between two calls; [`HeadParser::take_request`] and
-/// [`HeadParser::take_response`] take the head out of it and make the parser ready for the next.
+/// The buffer must start at the head's first byte and only ever grow between two calls; [`HeadParser::take_request`]
+/// and [`HeadParser::take_response`] take the head out of it and make the parser ready for the next.
 #[derive(Debug)]
 pub struct HeadParser {
     kind: Kind,
@@ -314,7 +315,8 @@ fn starts_like_set_cookie(line: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(b"set-cookie:"))
 }
 
-/// One field line without its CRLF. `lenient` takes blanks before the colon away, as RFC 9112 §5.1 asks of a proxy for responses.
+/// One field line without its CRLF. `lenient` takes blanks before the colon away, as RFC 9112 §5.1 asks of a proxy for
+/// responses.
 pub(crate) fn parse_field(line: &[u8], at: usize, lenient: bool) -> Result<Field, HeadError> {
     let colon = memchr::memchr(b':', line).ok_or(HeadError::FieldLine)?;
     let (raw_name, raw_value) = line.split_at(colon);

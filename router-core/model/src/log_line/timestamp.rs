@@ -48,8 +48,9 @@ pub(super) fn timestamp(at: SystemTime) -> [u8; 32] {
     ]
 }
 
-/// Year, month and day in the Gregorian calendar, from days since 1970-01-01. Counts from 0000-03-01, so that the leap day
-/// is the last day of a year and months follow one formula (H. Hinnant, "chrono-compatible low-level date algorithms").
+/// Year, month and day in the Gregorian calendar, from days since 1970-01-01. Counts from 0000-03-01, so that the leap
+/// day is the last day of a year and months follow one formula (H. Hinnant, "chrono-compatible low-level date
+/// algorithms").
 const fn civil_date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,5 +1,5 @@
-//! One app of the document: JSON values to a checked [`App`], or every reason why not. An absent optional field and `null` are
-//! the same; unknown fields are ignored.
+//! One app of the document: JSON values to a checked [`App`], or every reason why not. An absent optional field and
+//! `null` are the same; unknown fields are ignored.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -132,8 +132,8 @@ fn dynos(fields: &mut Fields<'_, '_>) -> Vec<Dyno> {
         let Some(dyno) = dyno(&mut fields) else {
             continue;
         };
-        // During a deploy two generations share names, and an address may pass from a dead dyno to a new one; only among those that are up must each
-        // be its own.
+        // During a deploy two generations share names, and an address may pass from a dead dyno to a new one; only
+        // among those that are up must each be its own.
         let up = dyno.state == DynoState::Up;
         if up && !names.insert(dyno.name.clone()) {
             fields.wrong(

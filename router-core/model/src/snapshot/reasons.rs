@@ -1,5 +1,5 @@
-//! Why an app is rejected, collected rather than stopped at: each reason names the field, the value and what is allowed. Values
-//! are shown escaped and shortened, because a document may hold anything.
+//! Why an app is rejected, collected rather than stopped at: each reason names the field, the value and what is
+//! allowed. Values are shown escaped and shortened, because a document may hold anything.
 
 use std::fmt::Display;
 
