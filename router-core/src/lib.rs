@@ -36,4 +36,4 @@ pub use observe::{Event, Observer};
 pub use router::{BuildError, Router, RouterBuilder, Stats};
 pub use service::{RouterLayer, RouterService};
 pub use table::{Applied, RouteTable};
-pub use views::{AppView, Candidate, DynoView, Excluded, Explanation};
+pub use views::{AppView, Candidate, DynoView, EffectiveSettings, Excluded, Explanation};

@@ -1,13 +1,19 @@
-//! What the admin endpoints show: the table as applied with every dyno's state, and why a request would go where. Plain values of the moment, ready for JSON.
+//! What the admin endpoints show: the table as applied with every dyno's state, and why a request would go where. Plain
+//! values of the moment, ready for JSON.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use router_model::app::{App, DynoState};
+use router_model::app::DynoState;
+use router_model::failure::Failure;
 use router_model::hostname;
-use router_model::settings::Settings;
-use serde::Serialize;
+use router_model::limits::Limits;
+use router_model::settings::{Balancer, HashKey, Settings};
+use router_model::timeouts::Timeouts;
+use router_model::verdict;
+use serde::{Serialize, Serializer};
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::pool::Checkout;
 use crate::proxy;
 use crate::router::Router;
@@ -75,7 +81,62 @@ pub struct Explanation {
     /// The dynos that would not, and why.
     pub excluded: Vec<Excluded>,
     /// The settings that apply.
-    pub settings: Option<Settings>,
+    pub settings: Option<EffectiveSettings>,
+}
+
+/// The settings that apply to an app's requests: what the app chose, and the router's defaults where it chose nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EffectiveSettings {
+    /// Page shown instead of the router's own error page.
+    pub error_page_url: Option<String>,
+    /// Page shown while the app is in maintenance.
+    pub maintenance_page_url: Option<String>,
+    /// How a dyno is chosen.
+    pub balancer: Balancer,
+    /// What is hashed; `None`, and left out of the JSON, for every balancer but `consistent_hash`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_key: Option<HashKey>,
+    /// Whether a client is kept on one dyno by a cookie.
+    pub session_affinity: bool,
+    /// Whether connections to the app's dynos are kept open between requests.
+    pub dyno_keepalive: bool,
+    /// Whether `Expect: 100-continue` is passed to the dyno.
+    pub end_to_end_continue: bool,
+    /// Whether clients may use HTTP/2 with this app. The router speaks none yet.
+    pub http2: bool,
+    /// Time for the first byte of a response (H12); `"30s"` in the JSON.
+    #[serde(serialize_with = "duration_text")]
+    pub first_byte_timeout: Duration,
+    /// Rolling idle time of a body or tunnel (H15, H28); `"55s"` in the JSON.
+    #[serde(serialize_with = "duration_text")]
+    pub idle_timeout: Duration,
+    /// Requests in flight per web dyno before H11.
+    pub concurrent_requests_per_dyno: u32,
+}
+
+impl EffectiveSettings {
+    fn new(settings: &Settings, timeouts: &Timeouts, limits: &Limits) -> Self {
+        let hashes = settings.balancer == Balancer::ConsistentHash;
+        Self {
+            error_page_url: settings.error_page_url.clone(),
+            maintenance_page_url: settings.maintenance_page_url.clone(),
+            balancer: settings.balancer,
+            hash_key: hashes.then(|| settings.hash_key.clone()),
+            session_affinity: settings.session_affinity,
+            dyno_keepalive: settings.dyno_keepalive,
+            end_to_end_continue: settings.end_to_end_continue,
+            http2: settings.http2,
+            first_byte_timeout: settings.first_byte_timeout.unwrap_or(timeouts.first_byte),
+            idle_timeout: settings.idle_timeout.unwrap_or(timeouts.idle),
+            concurrent_requests_per_dyno: settings
+                .concurrent_requests_per_dyno
+                .unwrap_or(limits.concurrent_requests_per_dyno),
+        }
+    }
+}
+
+fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
 }
 
 /// A dyno that would be tried.
@@ -105,7 +166,7 @@ impl Router {
             .table
             .routes()
             .iter()
-            .map(|route| self.app_view(route))
+            .map(|route| self.app_view(route, clock::now()))
             .collect()
     }
 
@@ -114,7 +175,7 @@ impl Router {
         self.shared()
             .table
             .app(name)
-            .map(|route| self.app_view(&route))
+            .map(|route| self.app_view(&route, clock::now()))
     }
 
     /// Why a request for `host` would go where.
@@ -137,7 +198,8 @@ impl Router {
                 return explanation;
             }
         };
-        let table = &self.shared().table;
+        let shared = self.shared();
+        let table = &shared.table;
         let Some(route) = table.lookup(&name) else {
             let loaded = table.is_loaded();
             let reason = if loaded {
@@ -150,15 +212,22 @@ impl Router {
         };
         explanation.app = Some(route.app.name.to_string());
         explanation.domain = table.matching_domain(&name);
-        explanation.settings = Some(route.app.settings.clone());
-        self.sort_dynos(&route, &mut explanation);
-        explanation.reason = obstacle(&route.app, &explanation);
+        explanation.settings = Some(EffectiveSettings::new(
+            &route.app.settings,
+            &shared.timeouts,
+            &shared.limits,
+        ));
+        // One moment for the whole answer: a quarantine that ends meanwhile must not make two halves disagree.
+        let now = clock::now();
+        self.sort_dynos(&route, &mut explanation, now);
+        explanation.reason = obstacle(&route, &explanation, now);
         explanation.routed = explanation.reason.is_none();
         explanation
     }
 
-    /// The address of the dyno that a request for `host` would be sent to now. `key` is what the app hashes by, as text, and matters to `consistent_hash`
-    /// only. `None`: no app has the host, or none of its dynos can take a request. Counts as a choice for `round_robin`, as a request does.
+    /// The address of the dyno that a request for `host` would be sent to now. `key` is what the app hashes by, as
+    /// text, and matters to `consistent_hash` only. `None`: no app has the host, or none of its dynos can take a
+    /// request. Counts as a choice for `round_robin`, as a request does.
     pub fn next_dyno(&self, host: &str, key: &[u8]) -> Option<SocketAddr> {
         let host = hostname::parse_host(host.as_bytes()).ok()?;
         let pool = &self.shared().table.lookup(&host.name)?.pool;
@@ -168,8 +237,8 @@ impl Router {
         }
     }
 
-    fn sort_dynos(&self, route: &Route, explanation: &mut Explanation) {
-        for dyno in &self.app_view(route).dynos {
+    fn sort_dynos(&self, route: &Route, explanation: &mut Explanation, now: Instant) {
+        for dyno in &self.app_view(route, now).dynos {
             let reason = match (dyno.address, dyno.state, dyno.quarantined_for_ms) {
                 _ if !is_web(&dyno.name) => {
                     "not a web dyno: only process type web gets requests".to_owned()
@@ -194,9 +263,8 @@ impl Router {
         }
     }
 
-    fn app_view(&self, route: &Route) -> AppView {
+    fn app_view(&self, route: &Route, now: Instant) -> AppView {
         let app = &route.app;
-        let now = clock::now();
         let dynos = app.dynos.iter().map(|dyno| {
             let known = dyno
                 .address
@@ -237,21 +305,33 @@ fn is_web(dyno: &str) -> bool {
     dyno.split('.').next() == Some("web")
 }
 
-/// What would stop a request, in the words of its error code.
-fn obstacle(app: &App, explanation: &Explanation) -> Option<String> {
-    if let Err(failure) = proxy::check_app(app) {
-        let verdict = router_model::verdict::of(failure);
-        return Some(format!(
-            "{} {}",
-            verdict.code.unwrap_or_default(),
-            verdict.desc
-        ));
+/// What would stop a request, or what it would wait for, in the words of its error code.
+fn obstacle(route: &Route, explanation: &Explanation, now: Instant) -> Option<String> {
+    if let Err(failure) = proxy::check_app(&route.app) {
+        return Some(in_words(failure));
     }
-    let waiting = "no dyno can take a request now; requests wait, or fail with H10, H20 or H34";
-    explanation
-        .candidates
-        .is_empty()
-        .then(|| waiting.to_owned())
+    // With a candidate there is nothing to ask the pool, and asking would count as a choice for `round_robin`.
+    if !explanation.candidates.is_empty() {
+        return None;
+    }
+    match route.pool.checkout(&[], None, &[], now) {
+        Checkout::Found(_) => None,
+        Checkout::NotUp => Some(format!(
+            "waits for a dyno to come up, then {}",
+            in_words(Failure::BootTimeout)
+        )),
+        Checkout::Quarantined => Some(format!(
+            "waits for a quarantine to end, then {}",
+            in_words(Failure::AllQuarantined)
+        )),
+        Checkout::Never(failure) => Some(in_words(failure)),
+    }
+}
+
+/// `H10 App crashed`.
+fn in_words(failure: Failure) -> String {
+    let verdict = verdict::of(failure);
+    format!("{} {}", verdict.code.unwrap_or_default(), verdict.desc)
 }
 
 #[cfg(test)]
@@ -276,6 +356,106 @@ mod tests {
         assert_eq!(ports, [1, 2]);
         for host in ["none.test", "unknown.test", "not a host"] {
             assert_eq!(router.next_dyno(host, b""), None, "{host}");
+        }
+    }
+
+    /// A router with the app of `a.test`, whose fields `app` gives, with a formation of one web dyno unless it says
+    /// otherwise.
+    fn router(app: serde_json::Value) -> Router {
+        let mut whole = serde_json::json!({"name": "a", "domains": ["a.test"], "formation": {"web": 1}, "dynos": []});
+        let fields = app.as_object().unwrap().clone();
+        whole.as_object_mut().unwrap().extend(fields);
+        let document = serde_json::json!({"format": 1, "revision": 1, "apps": [whole]}).to_string();
+        let snapshot = router_model::snapshot::parse(document.as_bytes()).unwrap();
+        assert_eq!(snapshot.rejected, []);
+        let timeouts = Timeouts {
+            idle: Duration::from_millis(1500),
+            ..Timeouts::default()
+        };
+        let router = Router::builder().timeouts(timeouts).build().unwrap();
+        router.table().apply(&snapshot).unwrap();
+        router
+    }
+
+    fn dynos(states: &[&str]) -> serde_json::Value {
+        let dynos = states.iter().enumerate().map(|(n, state)| {
+            serde_json::json!({"name": format!("web.{n}"), "address": format!("10.0.0.1:{}", 2000 + n), "state": state})
+        });
+        serde_json::json!({"dynos": dynos.collect::<Vec<_>>()})
+    }
+
+    #[test]
+    fn what_stops_a_request_is_named_as_it_would_fail() {
+        let boot = "waits for a dyno to come up, then H20 App boot timeout";
+        for (app, wanted) in [
+            (dynos(&["up"]), None),
+            (dynos(&["up", "crashed"]), None),
+            (dynos(&["crashed"]), Some("H10 App crashed")),
+            (dynos(&["crashed", "down"]), Some("H10 App crashed")),
+            (dynos(&["starting", "crashed"]), Some(boot)),
+            (dynos(&["idle"]), Some(boot)),
+            (dynos(&["draining"]), Some(boot)),
+            (dynos(&["down"]), Some(boot)),
+            (dynos(&[]), Some("H99 Platform error")),
+            (
+                serde_json::json!({"formation": {}}),
+                Some("H14 No web processes running"),
+            ),
+        ] {
+            let explanation = router(app.clone()).explain("a.test", "/");
+            assert_eq!(explanation.reason.as_deref(), wanted, "{app}");
+            assert_eq!(explanation.routed, wanted.is_none(), "{app}");
+        }
+    }
+
+    #[test]
+    fn a_quarantine_of_all_dynos_is_what_a_request_waits_for() {
+        let router = router(dynos(&["up", "up"]));
+        let pool = &router.shared().table.lookup("a.test").unwrap().pool;
+        let mut reasons = Vec::new();
+        for dyno in pool.all() {
+            dyno.quarantine(clock::now() + Duration::from_secs(60));
+            reasons.push(router.explain("a.test", "/").reason);
+        }
+        let all = "waits for a quarantine to end, then H34 All up dynos are quarantined";
+        assert_eq!(reasons, [None, Some(all.to_owned())]);
+    }
+
+    #[test]
+    fn explaining_is_no_choice_of_the_balancer() {
+        let mut app = dynos(&["up", "up"]);
+        app["settings"] = serde_json::json!({"balancer": "round_robin"});
+        let router = router(app);
+        let first = router.next_dyno("a.test", b"");
+        assert!(router.explain("a.test", "/").routed);
+        assert_ne!(router.next_dyno("a.test", b""), first);
+    }
+
+    #[test]
+    fn the_settings_are_those_that_apply() {
+        for (settings, wanted) in [
+            (
+                serde_json::json!({}),
+                serde_json::json!({"first_byte_timeout": "30s", "idle_timeout": "1s 500ms", "concurrent_requests_per_dyno": 200}),
+            ),
+            (
+                serde_json::json!({"first_byte_timeout": "90s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3,
+                    "hash_key": {"header": "X-Tenant"}}),
+                serde_json::json!({"first_byte_timeout": "1m 30s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3}),
+            ),
+            (
+                serde_json::json!({"balancer": "consistent_hash", "hash_key": {"header": "X-Tenant"}}),
+                serde_json::json!({"balancer": "consistent_hash", "hash_key": {"header": "x-tenant"}, "first_byte_timeout": "30s"}),
+            ),
+        ] {
+            let router = router(serde_json::json!({"settings": settings}));
+            let shown = router.explain("a.test", "/").settings;
+            let shown = serde_json::to_value(shown).unwrap();
+            for (key, value) in wanted.as_object().unwrap() {
+                assert_eq!(&shown[key], value, "{key} of {settings}");
+            }
+            let hashes = settings["balancer"] == "consistent_hash";
+            assert_eq!(shown.get("hash_key").is_some(), hashes, "{settings}");
         }
     }
 }

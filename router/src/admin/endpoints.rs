@@ -65,18 +65,14 @@ fn explain(state: &State, query: &str) -> Response<Full<Bytes>> {
     let Some(host) = query::parameter(query, "host").filter(|host| !host.is_empty()) else {
         return error(
             StatusCode::BAD_REQUEST,
-            "the parameter host is missing: /v1/explain?host=HOST&path=PATH",
+            "the parameter host is missing or empty: /v1/explain?host=HOST&path=PATH",
         );
     };
     let path = query::parameter(query, "path").filter(|path| !path.is_empty());
     let explanation = state.router.explain(&host, path.as_deref().unwrap_or("/"));
-    let status = if explanation.routed {
-        StatusCode::OK
-    } else {
-        StatusCode::NOT_FOUND
-    };
+    // That nobody has the host is an answer too: `"routed": false`.
     json(
-        status,
+        StatusCode::OK,
         &Explained {
             explanation,
             feed: Feed::of(state.feed.status()),

@@ -12,8 +12,8 @@ use super::{FAILURE, USAGE, complain, print};
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
     /// Whose request: a host, and a path if it matters
-    #[arg(value_name = "HOST[/PATH]")]
-    target: String,
+    #[arg(value_name = "HOST[/PATH]", value_parser = target)]
+    target: Target,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -34,18 +34,11 @@ impl Explain {
                 };
             }
         };
-        let routed = match answer.status {
-            200 => true,
-            404 => false,
-            _ => {
-                complain([answer
-                    .json
-                    .get("error")
-                    .map_or(answer.text.as_str(), |error| {
-                        error.as_str().unwrap_or_default()
-                    })]);
-                return FAILURE;
-            }
+        let routed = answer.json.get("routed").and_then(Value::as_bool);
+        let (200, Some(routed)) = (answer.status, routed) else {
+            let error = answer.json.get("error").and_then(Value::as_str);
+            complain([error.unwrap_or(&answer.text)]);
+            return FAILURE;
         };
         print(&if self.json {
             answer.text
@@ -60,21 +53,42 @@ impl Explain {
     }
 }
 
-/// The question as a request target. A scheme is let go: people paste URLs.
-fn query(target: &str) -> String {
-    let target = target
+/// What is asked about.
+#[derive(Debug, Clone)]
+struct Target {
+    /// As it was typed; never empty.
+    host: String,
+    /// Begins with a slash.
+    path: String,
+}
+
+/// Reads `HOST[/PATH]`. A scheme is let go: people paste URLs.
+fn target(text: &str) -> Result<Target, &'static str> {
+    let rest = text
         .strip_prefix("http://")
-        .or_else(|| target.strip_prefix("https://"))
-        .unwrap_or(target);
-    let (host, path) = target
+        .or_else(|| text.strip_prefix("https://"))
+        .unwrap_or(text);
+    let (host, path) = rest
         .find('/')
-        .map_or((target, "/"), |slash| target.split_at(slash));
+        .map_or((rest, "/"), |slash| rest.split_at(slash));
+    if host.is_empty() {
+        return Err("there is no host in it; ask for example about shop.example.com/cart");
+    }
+    Ok(Target {
+        host: host.to_owned(),
+        path: path.to_owned(),
+    })
+}
+
+/// The question as a request target.
+fn query(target: &Target) -> String {
+    let host = target.host.as_str();
     // A client would ask for the name in its ASCII form.
     let ascii = Domain::parse(host).ok().filter(|_| !host.is_ascii());
     let mut query = "/v1/explain?host=".to_owned();
     escape(&mut query, ascii.as_ref().map_or(host, Domain::as_str));
     query.push_str("&path=");
-    escape(&mut query, path);
+    escape(&mut query, &target.path);
     query
 }
 
@@ -125,7 +139,7 @@ fn readable(answer: &Value) -> String {
     if let Some(settings) = answer["settings"].as_object() {
         let rows: Vec<_> = settings
             .iter()
-            .filter(|(_, value)| !value.is_null())
+            .filter(|(name, value)| !value.is_null() && !WITHOUT_EFFECT.contains(&name.as_str()))
             .collect();
         let rows: Vec<_> = rows
             .into_iter()
@@ -166,6 +180,8 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
+/// Settings that an app may choose already and that change nothing yet; people are not shown them.
+const WITHOUT_EFFECT: [&str; 1] = ["http2"];
 /// No app, or no dyno for it.
 const NO_ROUTE: u8 = 2;
 
@@ -177,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_target_becomes_a_query() {
-        for (target, wanted) in [
+        for (text, wanted) in [
             (
                 "shop.example.com",
                 "/v1/explain?host=shop.example.com&path=/",
@@ -191,7 +207,10 @@ mod tests {
                 "/v1/explain?host=xn--bcher-kva.example&path=/",
             ),
         ] {
-            assert_eq!(query(target), wanted);
+            assert_eq!(query(&target(text).unwrap()), wanted);
+        }
+        for text in ["", "/", "/cart", "http://", "https:///cart"] {
+            assert!(target(text).is_err(), "{text}");
         }
     }
 
@@ -201,14 +220,14 @@ mod tests {
             "host": "shop.example.com", "path": "/", "routed": true, "app": "shop", "domain": "*.example.com",
             "candidates": [{"dyno": "web.1", "address": "127.0.0.1:5001", "in_flight": 3}],
             "excluded": [{"dyno": "web.2", "reason": "starting"}],
-            "settings": {"balancer": "random", "idle_timeout": null},
+            "settings": {"balancer": "random", "error_page_url": null, "http2": true, "idle_timeout": "55s"},
             "feed": {"revision": 42, "age_seconds": 12.3, "stale": false},
         });
         assert_eq!(
             readable(&answer),
             "shop.example.com/: routed\napp: shop\ndomain: *.example.com\ncandidates:\n  DYNO   ADDRESS         IN-FLIGHT\n  \
-             web.1  127.0.0.1:5001  3\nexcluded:\n  DYNO   REASON\n  web.2  starting\nsettings:\n  balancer  random\nfeed: \
-             revision 42, 12 s old\n"
+             web.1  127.0.0.1:5001  3\nexcluded:\n  DYNO   REASON\n  web.2  starting\nsettings:\n  balancer      random\n  \
+             idle_timeout  55s\nfeed: revision 42, 12 s old\n"
         );
         let answer =
             json!({"host": "x", "path": "/", "routed": false, "reason": "no such app", "feed": {}});

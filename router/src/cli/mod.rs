@@ -6,6 +6,7 @@ mod explain;
 mod routes;
 mod serve;
 mod table;
+mod unknown_keys;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

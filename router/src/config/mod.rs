@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget};
 use problem::Problem;
+pub(crate) use raw::nearest;
 
 /// The configuration as far as it could be read, and everything that is wrong with it.
 #[derive(Debug)]

@@ -88,7 +88,7 @@ fn the_api_tells_routes_apps_and_reasons() {
     let unrouted = get(router.admin, "admin", "/v1/explain?host=nobody.example.com");
     assert_eq!(
         (unrouted.status, &unrouted.json()["routed"]),
-        (404, &json!(false))
+        (200, &json!(false))
     );
 }
 
@@ -100,6 +100,8 @@ fn other_paths_and_methods_are_refused_in_json() {
         ("/v1/apps/nobody", 404),
         ("/v1/apps/", 404),
         ("/v1/explain", 400),
+        ("/v1/explain?path=/", 400),
+        ("/v1/explain?host=&path=/", 400),
     ] {
         let response = get(router.admin, "admin", path);
         assert_eq!(response.status, status, "{path}");

@@ -30,9 +30,15 @@ fn a_running_router_explains_itself() {
         "web.1",
         &dyno.address.to_string(),
         "feed: revision 42",
+        "first_byte_timeout            30s",
+        "concurrent_requests_per_dyno  200",
     ] {
         assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
     }
+    assert!(
+        !text.contains("http2") && !text.contains("hash_key"),
+        "{text}"
+    );
     let (code, text) = ask(&["explain", "nobody.example.com"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("nobody.example.com/: not routed"), "{text}");

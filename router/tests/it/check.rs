@@ -71,6 +71,28 @@ fn all_problems_of_both_files_are_said() {
 }
 
 #[test]
+fn unknown_keys_are_warned_of_and_change_nothing() {
+    let place = Place::new("");
+    let warning = "routes.json: app shop: domain: unknown key, the nearest known one is \"domains\"; it is ignored\n";
+    place.write(
+        "routes.json",
+        &GOOD.replace("\"dynos\"", "\"domain\": [], \"dynos\""),
+    );
+    let (code, out, err) = texts(&place.run(&["check", "--config", "router.toml"]));
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (Some(0), "ok: 1 apps, 2 domains, revision 42\n", warning)
+    );
+    place.write("routes.json", &GOOD.replace("\"domains\"", "\"domain\""));
+    let (code, out, err) = texts(&place.run(&["check", "--config", "router.toml"]));
+    assert_eq!((code, out.as_str()), (Some(64), ""));
+    assert!(
+        err.starts_with("routes.json: app shop: domains: ") && err.ends_with(warning),
+        "{err}"
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_named() {
     let place = Place::new("");
     for (arguments, wanted) in [
@@ -112,6 +134,8 @@ fn usage_errors_are_64_and_help_is_0() {
         (&["serve"], 64),
         (&["check"], 64),
         (&["explain"], 64),
+        (&["explain", ""], 64),
+        (&["explain", "/cart"], 64),
         (&["frobnicate"], 64),
         (&["serve", "--config", "router.toml", "--frob"], 64),
         (&["serve", "--config", "absent.toml"], 64),
@@ -130,6 +154,11 @@ fn usage_errors_are_64_and_help_is_0() {
             out.is_empty() && !err.is_empty()
         });
     }
+    let (_, _, err) = texts(&place.run(&["explain", ""]));
+    assert!(
+        err.contains("HOST[/PATH]") && err.contains("there is no host in it"),
+        "{err}"
+    );
     let (_, out, _) = texts(&place.run(&[]));
     assert!(
         ["serve", "check", "explain", "routes"]
