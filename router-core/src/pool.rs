@@ -1,5 +1,6 @@
-//! An app's web dynos as requests see them: who is a candidate, who waits to come up, and the checkout of one dyno for one request. A pool is immutable;
-//! what changes while it serves (in flight, quarantine) lives in the dynos, which outlast it.
+//! An app's web dynos as requests see them: who is a candidate, who waits to come up, and the checkout of one dyno for
+//! one request. A pool is immutable; what changes while it serves (in flight, quarantine) lives in the dynos, which
+//! outlast it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub(crate) enum Checkout {
 }
 
 impl Pool {
-    /// The pool of `app`. Dynos that `previous` knows under the same name and address are taken over with all that is known of them.
+    /// The pool of `app`. Dynos that `previous` knows under the same name and address are taken over with all that is
+    /// known of them.
     pub(crate) fn new(app: &App, previous: Option<&Self>, epoch: Instant) -> Self {
         let (mut up, mut draining) = (Vec::new(), Vec::new());
         for dyno in app.web_dynos() {
@@ -86,7 +88,8 @@ impl Pool {
         }
     }
 
-    /// Chooses a dyno that is not in `tried` and not quarantined: `preferred` if it is one (session affinity), else the balancer's choice.
+    /// Chooses a dyno that is not in `tried` and not quarantined: `preferred` if it is one (session affinity), else the
+    /// balancer's choice.
     pub(crate) fn checkout(
         &self,
         tried: &[u64],
@@ -136,7 +139,8 @@ impl Pool {
     }
 }
 
-/// Spec §6.3 names starting, idle and crashed dynos. One that is draining or down is being cycled (§6.2), so its successor is waited for.
+/// Spec §6.3 names starting, idle and crashed dynos. One that is draining or down is being cycled (§6.2), so its
+/// successor is waited for.
 fn absence(app: &App) -> Absence {
     let any = |wanted: &[DynoState]| app.web_dynos().any(|dyno| wanted.contains(&dyno.state));
     if any(&[DynoState::Starting, DynoState::Idle]) {
