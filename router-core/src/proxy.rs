@@ -14,7 +14,7 @@ use router_model::h1::chunked::ChunkLimits;
 use router_model::h1::{RequestHead, Version};
 use router_model::retry;
 
-use self::connect::{Search, connect};
+use self::connect::{Search, connect, refresh};
 use crate::client::{Client, Transport};
 use crate::clock;
 use crate::dyno_conn::DynoConn;
@@ -186,9 +186,11 @@ async fn serve<IO: Transport>(
         // What the dead connection took nothing of goes out as it is; else the request has no body, and its head is
         // written anew.
         let untouched = (!upload.written()).then(|| std::mem::take(&mut conn.out));
+        search.died_on = Some(lease.dyno().id());
         drop((lease, conn));
         exchange.connected_at = None;
-        search.new_only = true;
+        // What died may have left the formation by now.
+        refresh(worker, admitted, exchange)?;
         (lease, conn) = connect(worker, client, head, admitted, exchange, &mut search).await?;
         upload.restart();
         match untouched {

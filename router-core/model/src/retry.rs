@@ -15,15 +15,22 @@ pub struct Sent {
     pub request_written: bool,
     /// The request has a body.
     pub has_body: bool,
+    /// How long ago the connection was taken for it.
+    pub age: Duration,
 }
 
 /// Whether the request may go out once more on a fresh connection: no byte of it can have been acted on, or it is
 /// idempotent, has no body and the connection was a kept one that died before a response byte.
 pub fn may_resend(method: &[u8], sent: Sent) -> bool {
     let untouched = !sent.request_written && !sent.response_seen;
-    let harmless = is_safe(method) && !sent.has_body && !sent.response_seen;
+    let stale = !sent.response_seen && sent.age < STALE_WITHIN;
+    let harmless = is_safe(method) && !sent.has_body && stale;
     sent.reused && (untouched || harmless)
 }
+
+/// A kept connection that was dead shows it within a round trip. One that dies later died of its request or with its
+/// dyno, and a request that crashes dynos must not be handed to the next.
+pub const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 /// GET, HEAD, OPTIONS, TRACE: the safe methods of RFC 9110 §9.2.1.
 pub fn is_safe(method: &[u8]) -> bool {
@@ -54,6 +61,7 @@ mod tests {
             response_seen: false,
             request_written: true,
             has_body: false,
+            age: Duration::ZERO,
         };
         for (method, sent, expected) in [
             (&b"GET"[..], sent, true),
@@ -80,6 +88,14 @@ mod tests {
                 b"GET",
                 Sent {
                     has_body: true,
+                    ..sent
+                },
+                false,
+            ),
+            (
+                b"GET",
+                Sent {
+                    age: STALE_WITHIN,
                     ..sent
                 },
                 false,

@@ -19,14 +19,14 @@ use crate::clock::{self, Instant};
 use crate::dyno_conn::{DynoConn, dial};
 use crate::exchange::Exchange;
 use crate::observe::Event;
-use crate::pool::{Checkout, Lease};
+use crate::pool::{Checkout, Lease, Pool};
 use crate::worker::{LocalRoute, Worker};
 
 /// The search for a dyno that takes the connection (spec §1.5).
 pub(super) struct Search {
     deadline: Instant,
-    /// No kept connections: one has just turned out to be dead.
-    pub(super) new_only: bool,
+    /// The dyno on whose kept connection the request has just died: no kept connection is used any more.
+    pub(super) died_on: Option<u64>,
     tried: Vec<u64>,
     last_failure: Option<Failure>,
     backoff: Backoff,
@@ -54,13 +54,32 @@ impl Search {
         };
         Self {
             deadline: clock::now() + worker.shared.timeouts.connect_total,
-            new_only: false,
+            died_on: None,
             tried: Vec::new(),
             last_failure: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             preferred,
             key,
         }
+    }
+
+    /// Looks for a dyno. One on which the request has died is probably dying, so another is taken if there is one,
+    /// unless the request belongs to that dyno by cookie or hash.
+    fn look(&self, pool: &Pool, now: Instant) -> Checkout {
+        let preferred = self.preferred.as_deref();
+        let bound = preferred.is_some() || !self.key.is_empty();
+        if let Some(died_on) = self.died_on.filter(|_| !bound) {
+            let others = pool.checkout(
+                &[self.tried.as_slice(), &[died_on]].concat(),
+                None,
+                &[],
+                now,
+            );
+            if matches!(others, Checkout::Found(_)) {
+                return others;
+            }
+        }
+        pool.checkout(&self.tried, preferred, &self.key, now)
     }
 
     /// Notes a failed attempt; the failure of the request if it was the last one allowed.
@@ -128,7 +147,7 @@ pub(super) async fn connect<IO: Transport>(
     loop {
         let lease = checkout(worker, client, admitted, exchange, search).await?;
         exchange.dyno = Some(Arc::clone(lease.dyno()));
-        let kept = if search.new_only {
+        let kept = if search.died_on.is_some() {
             None
         } else {
             take_kept(worker, &exchange.route.app, head, admitted, &lease)
@@ -167,12 +186,7 @@ async fn checkout<IO: Transport>(
         tokio::pin!(changed);
         let mut listening = false;
         let (wait_until, at_deadline) = loop {
-            let waiting = match route.pool.checkout(
-                &search.tried,
-                search.preferred.as_deref(),
-                &search.key,
-                clock::now(),
-            ) {
+            let waiting = match search.look(&route.pool, clock::now()) {
                 Checkout::Found(index) => match route.pool.dyno(index) {
                     Some(dyno) => return Ok(Lease::new(Arc::clone(dyno))),
                     None => return Err(Failure::Platform),
@@ -221,7 +235,7 @@ async fn checkout<IO: Transport>(
 }
 
 /// Takes the newest version of the app; whether it is another one. The app's state may stop the request by now.
-fn refresh(
+pub(super) fn refresh(
     worker: &Worker,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,

@@ -164,6 +164,7 @@ pub(crate) struct Relay<'r, 'x, IO> {
     interim: u16,
     continued: bool,
     read_size: usize,
+    started: Instant,
     last_read: Instant,
     last_write: Instant,
 }
@@ -200,6 +201,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             interim: 0,
             continued: false,
             read_size: FIRST_READ,
+            started: now,
             last_read: now,
             last_write: now,
         }
@@ -240,6 +242,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 response_seen: self.response_seen,
                 request_written: self.up.written,
                 has_body: self.plan.framing.has_body(),
+                age: clock::now().saturating_duration_since(self.started),
             },
         }
     }

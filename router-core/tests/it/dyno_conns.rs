@@ -408,3 +408,19 @@ async fn a_get_whose_dyno_died_altogether_goes_to_another_dyno() {
     assert_served(&world.log.next().await, "web.2", 200);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_get_that_died_on_one_dyno_is_sent_again_to_another() {
+    // The first still accepts connections, as a process does whose sockets the system is closing one by one.
+    let (world, dyno, mut client) = shop_with_dyno().await;
+    let mut conn = kept_connection(&world, &dyno, &mut client).await;
+    let other = FakeDyno::respond_with(|_| ok("other").into_bytes()).await;
+    // Sent while there is one dyno only, so it goes to that.
+    client.send(get("/second")).await;
+    conn.read_head().await;
+    world.apply(&[shop().web(1, dyno.address()).web(2, other.address())]);
+    conn.reset();
+    assert_eq!(client.read_response().await.text(), "other");
+    assert_served(&world.log.next().await, "web.2", 200);
+    world.finish().await;
+}
