@@ -66,8 +66,8 @@ fn check_app(app: &App) {
     for dyno in &app.dynos {
         assert_eq!(DynoName::parse(dyno.name.as_str()).as_ref(), Ok(&dyno.name));
         assert!(
-            names.insert(dyno.name.as_str()),
-            "two dynos of one name: {app:?}"
+            dyno.state != DynoState::Up || names.insert(dyno.name.as_str()),
+            "two dynos of one name are up: {app:?}"
         );
     }
     for dyno in app.web_dynos() {
@@ -76,9 +76,10 @@ fn check_app(app: &App) {
             dyno.address.is_some() || !must_answer,
             "nowhere to send to: {app:?}"
         );
+        let up = dyno.address.filter(|_| dyno.state == DynoState::Up);
         assert!(
-            dyno.address.is_none_or(|address| addresses.insert(address)),
-            "one address twice: {app:?}"
+            up.is_none_or(|address| addresses.insert(address)),
+            "two dynos of one address are up: {app:?}"
         );
     }
     let settings = &app.settings;
