@@ -84,7 +84,8 @@ fn single_host(head: &RequestHead) -> Result<&[u8], Failure> {
     let mut hosts = head.fields().values(FieldId::Host);
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => Ok(host),
-        _ => Err(Failure::BadRequest(BadRequest::Host)),
+        (Some(_), Some(_)) => Err(Failure::BadRequest(BadRequest::HostRepeated)),
+        (None, _) => Err(Failure::BadRequest(BadRequest::HostMissing)),
     }
 }
 
@@ -103,8 +104,9 @@ fn framing(head: &RequestHead) -> Result<Framing, Failure> {
             Ok(length.map_or(Framing::None, Framing::Length))
         }
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
-            let ambiguous = length.is_some() || head.version() == Version::Http10;
-            if ambiguous {
+            if length.is_some() {
+                Err(Failure::BadRequest(BadRequest::AmbiguousLength))
+            } else if head.version() == Version::Http10 {
                 Err(bad_coding)
             } else {
                 Ok(Framing::Chunked)
@@ -270,14 +272,20 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_ambiguous_is_refused_before_the_app_is_known() {
-        use BadRequest::{ContentLength, Host, Target, TransferEncoding};
+        use BadRequest::{
+            AmbiguousLength, ContentLength, Host, HostMissing, HostRepeated, Target,
+            TransferEncoding,
+        };
         let bad = Failure::BadRequest;
         for (text, failure) in [
-            ("GET / HTTP/1.1\r\n", bad(Host)),
-            ("GET / HTTP/1.0\r\n", bad(Host)),
-            ("GET http://a/ HTTP/1.0\r\n", bad(Host)),
+            ("GET / HTTP/1.1\r\n", bad(HostMissing)),
+            ("GET / HTTP/1.0\r\n", bad(HostMissing)),
+            ("GET http://a/ HTTP/1.0\r\n", bad(HostMissing)),
             ("GET / HTTP/1.1\r\nHost:\r\n", bad(Host)),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n", bad(Host)),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
+                bad(HostRepeated),
+            ),
             ("GET / HTTP/1.1\r\nHost: a b\r\n", bad(Host)),
             ("GET / HTTP/1.1\r\nHost: a:x\r\n", bad(Host)),
             ("GET / HTTP/1.1\r\nHost: u@a\r\n", bad(Host)),
@@ -303,7 +311,7 @@ mod tests {
             ),
             (
                 "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n",
-                bad(TransferEncoding),
+                bad(AmbiguousLength),
             ),
             (
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n",

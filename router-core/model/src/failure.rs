@@ -85,8 +85,6 @@ pub enum BadRequest {
     RequestLine,
     /// Longer than the limit on request lines.
     RequestLineTooLong,
-    /// The method is not a token, or its name is too long.
-    Method,
     /// The request target is none that an HTTP server can be asked for.
     Target,
     /// A line ends in something other than CR LF.
@@ -95,8 +93,6 @@ pub enum BadRequest {
     HeaderLine,
     /// A header line is longer than the limit.
     HeaderTooLong,
-    /// A header name is longer than the limit.
-    HeaderNameTooLong,
     /// More header lines than the limit.
     TooManyHeaders,
     /// The `Host` value is empty or no host.
@@ -118,12 +114,10 @@ impl Failure {
     pub const ALL: &[Self] = &[
         Self::BadRequest(BadRequest::RequestLine),
         Self::BadRequest(BadRequest::RequestLineTooLong),
-        Self::BadRequest(BadRequest::Method),
         Self::BadRequest(BadRequest::Target),
         Self::BadRequest(BadRequest::LineEnding),
         Self::BadRequest(BadRequest::HeaderLine),
         Self::BadRequest(BadRequest::HeaderTooLong),
-        Self::BadRequest(BadRequest::HeaderNameTooLong),
         Self::BadRequest(BadRequest::TooManyHeaders),
         Self::BadRequest(BadRequest::Host),
         Self::BadRequest(BadRequest::HostMissing),
@@ -174,12 +168,10 @@ impl BadRequest {
         match self {
             Self::RequestLine => "The request line is malformed.",
             Self::RequestLineTooLong => "The request line is too long.",
-            Self::Method => "The request method is not valid.",
             Self::Target => "The request target is not valid.",
             Self::LineEnding => "A line of the request does not end in CR LF.",
             Self::HeaderLine => "A header line is malformed.",
             Self::HeaderTooLong => "A header line is too long.",
-            Self::HeaderNameTooLong => "A header name is too long.",
             Self::TooManyHeaders => "The request has too many header lines.",
             Self::Host => "The Host header is not valid.",
             Self::HostMissing => "The request has no Host header.",
