@@ -162,7 +162,8 @@ pub(super) async fn connect<IO: Transport>(
         match opened {
             Ok(conn) => {
                 exchange.connected_at = Some(clock::now());
-                set_affinity(worker, exchange, &lease, search);
+                // Anew for each dyno: a request that is sent again must not bring the cookie of the one that died.
+                exchange.set_cookie = affinity_cookie(worker, &exchange.route.app, &lease, search);
                 return Ok((lease, conn));
             }
             Err(Failure::ClientInterrupted) => return Err(Failure::ClientInterrupted),
@@ -308,13 +309,13 @@ async fn open<IO: Transport>(
     ))
 }
 
-/// Sends the client a cookie when the dyno is not the one its cookie names (spec §4.3).
-fn set_affinity(worker: &Worker, exchange: &mut Exchange<'_>, lease: &Lease, search: &Search) {
+/// The cookie that the client needs when the dyno is not the one that its cookie names (spec §4.3).
+fn affinity_cookie(worker: &Worker, app: &App, lease: &Lease, search: &Search) -> Option<String> {
     let name = lease.dyno().name().as_str();
-    if !exchange.route.app.settings.session_affinity || search.preferred.as_deref() == Some(name) {
-        return;
+    if !app.settings.session_affinity || search.preferred.as_deref() == Some(name) {
+        return None;
     }
     let expires = clock::unix_millis(clock::wall()) / 1000 + affinity::LIFETIME_SECONDS;
     let value = worker.shared.affinity.seal(name, expires);
-    exchange.set_cookie = Some(affinity::set_cookie(&worker.shared.affinity_cookie, &value));
+    Some(affinity::set_cookie(&worker.shared.affinity_cookie, &value))
 }
