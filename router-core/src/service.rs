@@ -235,10 +235,7 @@ fn spawn_connection(
     let (ours, theirs) = tokio::io::duplex(PIPE);
     let worker = Arc::clone(worker);
     tasks::spawn(tasks, async move {
-        tokio::select! {
-            () = connection::serve(&worker, Client::new(theirs, client, port)) => {}
-            () = worker.cut.cancelled() => {}
-        }
+        connection::serve(&worker, Client::new(theirs, client, port)).await;
     });
     ours
 }

@@ -14,8 +14,16 @@ use crate::clock;
 use crate::proxy::{self, After};
 use crate::worker::{Counted, Worker};
 
-/// Serves a connection to its end.
-pub(crate) async fn serve<IO: Transport>(worker: &Worker, mut client: Client<IO>) {
+/// Serves a connection to its end, or until the router cuts it.
+pub(crate) async fn serve<IO: Transport>(worker: &Worker, client: Client<IO>) {
+    tokio::select! {
+        // Dropping the connection is the point of a cut: its exchange then logs H24.
+        () = serve_requests(worker, client) => {}
+        () = worker.cut.cancelled() => {}
+    }
+}
+
+async fn serve_requests<IO: Transport>(worker: &Worker, mut client: Client<IO>) {
     let _counted = Counted::new(worker.shared.connections());
     // Those who were here before keep being served.
     client.above_limit =

@@ -102,11 +102,8 @@ fn start(
     socket::tune(&stream);
     let client = Client::new(stream, Some(address), port);
     let worker = Arc::clone(worker);
-    tasks::spawn(tasks, async move {
-        tokio::select! {
-            // Dropping the connection is the point of a cut: its exchange then logs H24.
-            () = connection::serve(&worker, client) => {}
-            () = worker.cut.cancelled() => {}
-        }
-    });
+    tasks::spawn(
+        tasks,
+        async move { connection::serve(&worker, client).await },
+    );
 }
