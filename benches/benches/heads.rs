@@ -77,7 +77,6 @@ fn write_response(head: &ResponseHead, judged: &Judged, out: &mut BytesMut) {
         keep_alive: true,
         to_http10: false,
         set_cookie: None,
-        bodiless: judged.bodiless,
         framing: judged.framing,
         nominates: judged.nominates,
     };

@@ -85,7 +85,6 @@ fn check_final(head: &ResponseHead, to_head: bool, upgrade_requested: bool, to_h
         keep_alive: judged.framing != Framing::UntilClose,
         to_http10,
         set_cookie: Some("router-session-affinity=x; Path=/"),
-        bodiless: judged.bodiless,
         framing: judged.framing,
         nominates: judged.nominates,
     };
@@ -132,7 +131,6 @@ fn check_framing(judged: &Judged, again: &Judged, to_http10: bool) {
         framing => framing,
     };
     assert_eq!(again.framing, expected);
-    assert_eq!(again.bodiless, judged.bodiless);
 }
 
 fn reread(out: &mut BytesMut) -> ResponseHead {

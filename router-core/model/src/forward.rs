@@ -84,10 +84,11 @@ pub fn write_request(
     let nominated = nominated(fields, admitted.nominates);
     for (id, name, value) in fields.iter() {
         let pass = match id {
-            FieldId::Other => !is_nominated(&nominated, name),
-            FieldId::Cookie | FieldId::Date | FieldId::Server | FieldId::SetCookie => {
-                !is_nominated(&nominated, name)
-            }
+            FieldId::Other
+            | FieldId::Cookie
+            | FieldId::Date
+            | FieldId::Server
+            | FieldId::SetCookie => !is_nominated(&nominated, name),
             FieldId::Trailer => admitted.framing == Framing::Chunked,
             FieldId::Upgrade => admitted.upgrade,
             FieldId::Expect => ours.pass_expect && admitted.expects_continue,
@@ -174,8 +175,6 @@ pub struct ResponseFields<'a> {
     pub to_http10: bool,
     /// A Set-Cookie value of the router's own (session affinity).
     pub set_cookie: Option<&'a str>,
-    /// The response has no body whatever its framing fields say (HEAD, 204, 304).
-    pub bodiless: bool,
     /// Where the body ends.
     pub framing: Framing,
     /// Whether the dyno's Connection field names fields of its own.

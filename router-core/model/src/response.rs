@@ -13,8 +13,6 @@ use crate::h1::{FieldId, Framing, HeadError, ResponseHead, Version};
 pub struct Judged {
     /// Where the body ends.
     pub framing: Framing,
-    /// The response carries framing fields but no body: HEAD, 204, 304.
-    pub bodiless: bool,
     /// Whether the dyno's connection may serve another request once the body has been read.
     pub reusable: bool,
     /// How long the dyno says it keeps an idle connection (`Keep-Alive: timeout=N`).
@@ -69,7 +67,6 @@ pub fn judge(
     };
     Ok(Judged {
         framing,
-        bodiless,
         reusable: persistent && framing != Framing::UntilClose && status != 101,
         keep_alive_timeout: keep_alive_timeout(head),
         nominates,

@@ -487,7 +487,6 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 keep_alive: self.keep_alive,
                 to_http10: self.plan.http10,
                 set_cookie: self.exchange.set_cookie.as_deref(),
-                bodiless: judged.bodiless,
                 framing: judged.framing,
                 nominates: judged.nominates,
             };

@@ -133,7 +133,6 @@ fn respond(text: &str, to_head: bool, to_http10: bool) -> String {
         keep_alive: true,
         to_http10,
         set_cookie: None,
-        bodiless: judged.bodiless,
         framing: judged.framing,
         nominates: judged.nominates,
     };
