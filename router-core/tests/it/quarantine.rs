@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use router_testkit::{BlackHole, FakeDyno, ReservedAddress, refused_address};
+use router_testkit::{AppDoc, BlackHole, FakeDyno, ReservedAddress, refused_address};
 
 use crate::world::{
     World, assert_failed, assert_failed_at, assert_served, get, ms, ok, post, shop,
@@ -10,6 +10,18 @@ use crate::world::{
 
 /// Longer than any test; a quarantine that is to outlast one.
 const FOREVER: Duration = Duration::from_secs(60);
+
+/// A shop all of whose dynos let every connection attempt time out; as long as the holes are kept.
+fn shop_of_black_holes(count: usize) -> (Vec<BlackHole>, AppDoc) {
+    let holes: Vec<BlackHole> = (0..count).map(|_| BlackHole::start()).collect();
+    let app = holes
+        .iter()
+        .enumerate()
+        .fold(shop(), |app, (number, hole)| {
+            app.web(number + 1, hole.address())
+        });
+    (holes, app)
+}
 
 #[tokio::test]
 async fn a_refused_dyno_is_skipped_and_put_in_quarantine() {
@@ -140,13 +152,7 @@ async fn ten_timeouts_are_h19() {
         setup.timeouts.connect = ms(100);
         setup.limits.quarantine = FOREVER;
     });
-    let holes: Vec<BlackHole> = (0..12).map(|_| BlackHole::start()).collect();
-    let app = holes
-        .iter()
-        .enumerate()
-        .fold(shop(), |app, (number, hole)| {
-            app.web(number + 1, hole.address())
-        });
+    let (_holes, app) = shop_of_black_holes(12);
     world.apply(&[app]);
     let mut client = world.client().await;
     let start = Instant::now();
@@ -179,13 +185,7 @@ async fn connecting_ends_at_the_total_budget() {
         setup.timeouts.connect_total = ms(500);
         setup.limits.quarantine = FOREVER;
     });
-    let holes: Vec<BlackHole> = (0..8).map(|_| BlackHole::start()).collect();
-    let app = holes
-        .iter()
-        .enumerate()
-        .fold(shop(), |app, (number, hole)| {
-            app.web(number + 1, hole.address())
-        });
+    let (_holes, app) = shop_of_black_holes(8);
     world.apply(&[app]);
     let mut client = world.client().await;
     assert_eq!(client.exchange(get("/")).await.status, 503);

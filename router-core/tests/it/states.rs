@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use router_testkit::{AppDoc, FakeDyno, eventually, refused_address};
+use router_testkit::{AppDoc, FakeDyno, RawClient, eventually, refused_address};
 
 use crate::world::{World, assert_failed, assert_served, get, ms, ok, post_head, shop};
 
@@ -22,6 +22,19 @@ async fn check_fails(world: &World, code: &str, status: u16, title: &str) {
         (record.path(), record.bytes()),
         ("/state?x=1", response.body.len() as u64)
     );
+}
+
+/// A request that waits for the only dyno to start.
+async fn held_request() -> (World, RawClient) {
+    let world = World::start();
+    world.apply(&[shop().homeless_dyno("web.1", "starting")]);
+    let mut client = world.client().await;
+    client.send(get("/")).await;
+    eventually("the request waits", || {
+        (world.router.stats().requests_in_flight == 1).then_some(())
+    })
+    .await;
+    (world, client)
 }
 
 #[tokio::test]
@@ -243,14 +256,7 @@ async fn a_dyno_that_never_comes_up_is_a_boot_timeout() {
 
 #[tokio::test]
 async fn a_held_request_fails_at_once_when_its_dyno_crashes() {
-    let world = World::start();
-    world.apply(&[shop().homeless_dyno("web.1", "starting")]);
-    let mut client = world.client().await;
-    client.send(get("/")).await;
-    eventually("the request waits", || {
-        (world.router.stats().requests_in_flight == 1).then_some(())
-    })
-    .await;
+    let (world, mut client) = held_request().await;
     world.apply(&[shop().homeless_dyno("web.1", "crashed")]);
     assert_eq!(client.read_response().await.status, 503);
     assert_failed(&world.log.next().await, "H10", 503);
@@ -259,14 +265,7 @@ async fn a_held_request_fails_at_once_when_its_dyno_crashes() {
 
 #[tokio::test]
 async fn a_held_request_whose_client_leaves_is_h27_without_a_dyno() {
-    let world = World::start();
-    world.apply(&[shop().homeless_dyno("web.1", "starting")]);
-    let mut client = world.client().await;
-    client.send(get("/")).await;
-    eventually("the request waits", || {
-        (world.router.stats().requests_in_flight == 1).then_some(())
-    })
-    .await;
+    let (world, client) = held_request().await;
     client.close().await;
     let record = world.log.next().await;
     assert_failed(&record, "H27", 499);
@@ -289,14 +288,7 @@ async fn a_held_request_whose_client_leaves_in_a_large_upload_is_h27_too() {
 
 #[tokio::test]
 async fn a_held_request_follows_its_app_into_maintenance() {
-    let world = World::start();
-    world.apply(&[shop().homeless_dyno("web.1", "starting")]);
-    let mut client = world.client().await;
-    client.send(get("/")).await;
-    eventually("the request waits", || {
-        (world.router.stats().requests_in_flight == 1).then_some(())
-    })
-    .await;
+    let (world, mut client) = held_request().await;
     world.apply(&[shop()
         .homeless_dyno("web.1", "starting")
         .field("maintenance", true)]);
