@@ -1,8 +1,8 @@
 //! One client connection: its bytes in and out, and its one timer. What the bytes mean is the proxy's business.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use crate::clock::{self, Instant};
+use crate::peer::Peer;
 use crate::queue::OutQueue;
 
 /// What a client connection runs over.
@@ -56,10 +57,8 @@ pub(crate) struct Client<IO> {
     /// Bytes to be written.
     pub(crate) out: OutQueue,
     pub(crate) timer: Timer,
-    /// Who the client is, if it is known.
-    pub(crate) address: Option<SocketAddr>,
-    /// The port that the client connected to.
-    pub(crate) port: u16,
+    /// Who the client is.
+    pub(crate) peer: Arc<Peer>,
     /// When the client's FIN came. It may have closed, or it may only have finished sending and still be reading.
     half_closed_at: Option<Instant>,
     /// It came when as many connections as are allowed were open (H22).
@@ -72,14 +71,13 @@ const SMALL_READ: usize = 4 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 
 impl<IO: Transport> Client<IO> {
-    pub(crate) fn new(io: IO, address: Option<SocketAddr>, port: u16) -> Self {
+    pub(crate) fn new(io: IO, peer: Peer) -> Self {
         Self {
             io,
             buffer: BytesMut::new(),
             out: OutQueue::default(),
             timer: Timer::new(),
-            address,
-            port,
+            peer: Arc::new(peer),
             half_closed_at: None,
             above_limit: false,
             read_size: SMALL_READ,

@@ -16,6 +16,7 @@ mod dyno;
 mod dyno_conn;
 mod exchange;
 mod observe;
+mod peer;
 mod pool;
 mod proxy;
 mod queue;
@@ -25,6 +26,7 @@ mod router;
 mod socket;
 mod table;
 mod tasks;
+mod tls;
 mod views;
 mod worker;
 

@@ -67,13 +67,8 @@ pub(crate) async fn handle<IO: Transport>(
             keep_alive,
         );
     };
-    let mut exchange = Exchange::begin(
-        worker,
-        head,
-        admitted.host_as_sent,
-        client.address.map(|address| address.ip()),
-        route,
-    );
+    let mut exchange =
+        Exchange::begin(worker, head, admitted.host_as_sent, client.peer.ip(), route);
     let served = serve(worker, client, head, &admitted, &mut exchange, &mut upload).await;
     match served {
         Ok(after) => {
@@ -164,12 +159,7 @@ async fn serve<IO: Transport>(
     .ok_or(Failure::BacklogTooDeep)?;
 
     let plan = plan(worker, head, admitted, &exchange.route.app);
-    let mut search = Search::new(
-        worker,
-        head,
-        client.address.map(|address| address.ip()),
-        &exchange.route.app,
-    );
+    let mut search = Search::new(worker, head, client.peer.ip(), &exchange.route.app);
     let (mut lease, mut conn) =
         connect(worker, client, head, admitted, exchange, &mut search).await?;
     if admitted.expects_continue && !plan.pass_continue {
@@ -280,7 +270,7 @@ fn write_head<IO: Transport>(
     let ours = RequestFields {
         forwarded_for: &exchange.forwarded_for,
         proto: "http",
-        port: client.port,
+        port: client.peer.port,
         request_start: exchange.request_start,
         request_id: exchange.request_id.as_str(),
         via: &worker.shared.via,

@@ -28,6 +28,8 @@ const LAYERS: &[&[&str]] = &[
     &["pool"],
     &["balancer"],
     &["dyno"],
+    &["peer"],
+    &["tls"],
     &["observe", "tasks", "clock", "socket"],
 ];
 

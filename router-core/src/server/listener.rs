@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::connection;
 use crate::client::Client;
 use crate::clock;
+use crate::peer::Peer;
 use crate::socket;
 use crate::tasks;
 use crate::worker::Worker;
@@ -100,7 +101,7 @@ fn start(
     tasks: &TaskTracker,
 ) {
     socket::tune(&stream);
-    let client = Client::new(stream, Some(address), port);
+    let client = Client::new(stream, Peer::plain(Some(address), port));
     let worker = Arc::clone(worker);
     tasks::spawn(
         tasks,

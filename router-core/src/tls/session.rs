@@ -1,0 +1,10 @@
+//! What a finished handshake says about its connection.
+
+/// What a TLS handshake agreed on.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSession {
+    /// As the log line shows it: `tls1.2`, `tls1.3`.
+    pub(crate) version: &'static str,
+    /// The name that the client asked for (SNI), normalised like a host; `None` when it sent none.
+    pub(crate) sni: Option<Box<str>>,
+}
