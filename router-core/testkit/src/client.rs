@@ -1,5 +1,6 @@
 //! A client that sends exactly the bytes it is given and reads a response without repairing anything.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::DEADLINE;
 use crate::raw_head::{RawHead, all, one, text};
+use crate::tls_dialer::{TlsDialer, TlsFacts};
 use crate::wire::{Chunked, Ending, Read, Short, Wire, in_time, within};
 
 /// One client connection to the router.
@@ -99,9 +101,36 @@ impl RawClient {
         }
     }
 
+    /// Connects and does a TLS handshake; panics when that fails.
+    pub async fn connect_tls(address: SocketAddr, dialer: &TlsDialer) -> Self {
+        let connected = Self::try_connect_tls(address, dialer).await;
+        connected.unwrap_or_else(|error| panic!("TLS handshake with the router: {error}"))
+    }
+
+    /// Connects and does a TLS handshake, or says why it failed; an alert of the router is a `rustls::Error` inside.
+    pub async fn try_connect_tls(address: SocketAddr, dialer: &TlsDialer) -> io::Result<Self> {
+        let io = dialer.dial(address).await?;
+        Ok(Self {
+            wire: Wire::over(io),
+        })
+    }
+
+    /// Does a TLS handshake on a connection on which only sending has been done so far, such as a PROXY header.
+    pub async fn into_tls(self, dialer: &TlsDialer) -> io::Result<Self> {
+        let io = dialer.over(self.wire.into_tcp()).await?;
+        Ok(Self {
+            wire: Wire::over(io),
+        })
+    }
+
+    /// What the handshake agreed on; panics in the clear.
+    pub fn tls(&self) -> TlsFacts {
+        TlsFacts::of(self.wire.io()).expect("a TLS connection")
+    }
+
     /// The client's own address, as the router sees it.
     pub fn address(&self) -> SocketAddr {
-        self.wire.stream().local_addr().expect("local address")
+        self.wire.io().tcp().local_addr().expect("local address")
     }
 
     /// Sends bytes as they are.

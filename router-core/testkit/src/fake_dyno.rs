@@ -7,28 +7,29 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::DEADLINE;
+use crate::dyno_listener::DynoListener;
 use crate::raw_head::RawHead;
 use crate::serving_dyno::ServingDyno;
+use crate::test_ca::TestCertificate;
 use crate::wire::{Chunked, Ending, Wire, in_time, within};
 
 /// A listening dyno on a free port of 127.0.0.1.
-pub struct FakeDyno {
-    listener: TcpListener,
-    address: SocketAddr,
-}
+pub struct FakeDyno(DynoListener);
 
 impl FakeDyno {
     /// Listens; from now on connections are established (by the kernel) and wait for [`FakeDyno::accept`].
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a dyno");
-        let address = listener.local_addr().expect("local address");
-        Self { listener, address }
+        Self(DynoListener::bind().await)
+    }
+
+    /// The same, speaking TLS with this certificate.
+    pub async fn start_tls(certificate: &TestCertificate) -> Self {
+        Self(DynoListener::bind_tls(certificate, &["http/1.1"]).await)
     }
 
     pub(crate) fn at(listener: std::net::TcpListener) -> Self {
         let listener = TcpListener::from_std(listener).expect("a listener of this runtime");
-        let address = listener.local_addr().expect("local address");
-        Self { listener, address }
+        Self(DynoListener::of(listener))
     }
 
     /// A dyno that answers by itself: every request of every (kept) connection with the bytes of `answer`. A request's
@@ -43,24 +44,39 @@ impl FakeDyno {
     pub async fn respond_with_body(
         answer: impl Fn(&RawHead, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     ) -> ServingDyno {
-        let dyno = Self::start().await;
-        ServingDyno::new(dyno.address, dyno.listener, answer)
+        Self::start().await.serve(answer)
+    }
+
+    /// Answers by itself from now on, as [`FakeDyno::respond_with_body`] does.
+    pub fn serve(
+        self,
+        answer: impl Fn(&RawHead, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> ServingDyno {
+        ServingDyno::new(self.0, answer)
     }
 
     /// The address for the route document.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
-    /// The next connection the router opened.
+    /// The next connection the router opened, its TLS handshake done.
     pub async fn accept(&self) -> DynoConn {
-        let accepted = within(DEADLINE, self.listener.accept()).await;
+        let accepted = self.try_accept().await;
+        accepted.unwrap_or_else(|error| panic!("TLS handshake with the router: {error}"))
+    }
+
+    /// The same, or why the handshake failed.
+    pub async fn try_accept(&self) -> io::Result<DynoConn> {
+        let accepted = within(DEADLINE, self.0.listener.accept()).await;
         let (stream, _) = accepted
             .expect("the router opened no connection to the dyno")
             .expect("accept");
-        DynoConn {
-            wire: Wire::new(stream),
-        }
+        let handshake = within(DEADLINE, self.0.handshake(stream)).await;
+        let io = handshake.expect("a handshake that ends in time")?;
+        Ok(DynoConn {
+            wire: Wire::over(io),
+        })
     }
 
     /// Accepts a connection, reads one request without a body on it and answers it: the usual first exchange.
@@ -73,7 +89,7 @@ impl FakeDyno {
     /// Panics when a connection waits to be accepted. An established connection is in the queue before the router can
     /// have used it, so this is exact once the exchange in question has ended.
     pub fn assert_not_contacted(self) {
-        let listener = self.listener.into_std().expect("std listener");
+        let listener = self.0.listener.into_std().expect("std listener");
         match listener.accept() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => panic!("accept: {error}"),
@@ -90,6 +106,11 @@ pub struct DynoConn {
 }
 
 impl DynoConn {
+    /// The name that the router asked for in its TLS handshake.
+    pub fn sni(&self) -> Option<&str> {
+        self.wire.io().sni()
+    }
+
     /// The next request head.
     pub async fn read_head(&mut self) -> RawHead {
         let read = in_time(self.wire.head()).await;

@@ -1,6 +1,6 @@
-//! What tests need on both sides of the router: raw dynos and raw clients that see every byte, a strict parser of the
-//! log line, and a builder of route documents. Nothing in here knows the router's own types, so that unit tests of any
-//! crate can use it. Every wait ends at [`DEADLINE`] with a panic that shows what had arrived until then.
+//! What tests need on both sides of the router: certificates, raw dynos and raw clients that see every byte, a strict
+//! parser of the log line, and a builder of route documents. Nothing in here knows the router's own types, so that unit
+//! tests of any crate can use it. Every wait ends at [`DEADLINE`] with a panic that shows what had arrived until then.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,17 @@
 
 mod black_hole;
 mod client;
+mod dyno_listener;
 mod eventually;
 mod fake_dyno;
+mod io;
 mod log_record;
 mod log_sink;
 mod raw_head;
 mod route_document;
 mod serving_dyno;
+mod test_ca;
+mod tls_dialer;
 mod wire;
 
 pub use black_hole::{BlackHole, ReservedAddress, refused_address};
@@ -30,6 +34,8 @@ pub use log_sink::LogSink;
 pub use raw_head::RawHead;
 pub use route_document::{AppDoc, RouteDoc};
 pub use serving_dyno::ServingDyno;
+pub use test_ca::{TestCa, TestCertificate};
+pub use tls_dialer::{TlsDialer, TlsFacts};
 pub use wire::{Chunked, Ending};
 
 /// How long any wait of the testkit lasts before it panics: long enough for a loaded machine, short enough for a person.

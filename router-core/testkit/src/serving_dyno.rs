@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::dyno_listener::DynoListener;
 use crate::raw_head::RawHead;
 use crate::wire::{Read, Wire};
 
@@ -26,11 +26,10 @@ struct Counts {
 
 impl ServingDyno {
     pub(crate) fn new(
-        address: SocketAddr,
-        listener: TcpListener,
+        listener: DynoListener,
         answer: impl Fn(&RawHead, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        let counts = Arc::new(Counts::default());
+        let (address, counts) = (listener.address(), Arc::new(Counts::default()));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&counts), Arc::new(answer)));
         Self {
             address,
@@ -67,18 +66,21 @@ impl Drop for ServingDyno {
     }
 }
 
-async fn accept<A>(listener: TcpListener, counts: Arc<Counts>, answer: Arc<A>)
+async fn accept<A>(listener: DynoListener, counts: Arc<Counts>, answer: Arc<A>)
 where
     A: Fn(&RawHead, &[u8]) -> Vec<u8> + Send + Sync + 'static,
 {
     let mut connections = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, _)) = listener.listener.accept().await {
         counts.connections.fetch_add(1, Ordering::SeqCst);
         counts.open.fetch_add(1, Ordering::SeqCst);
         let (counts, answer) = (Arc::clone(&counts), Arc::clone(&answer));
+        let handshake = listener.handshake(stream);
         connections.spawn(async move {
             // A connection ends however the router ends it; only the test knows whether that was right.
-            drop(serve(stream, &counts, &*answer).await);
+            if let Ok(io) = handshake.await {
+                drop(serve(Wire::over(io), &counts, &*answer).await);
+            }
             counts.open.fetch_sub(1, Ordering::SeqCst);
         });
         while connections.try_join_next().is_some() {}
@@ -86,11 +88,10 @@ where
 }
 
 async fn serve(
-    stream: TcpStream,
+    mut wire: Wire,
     counts: &Counts,
     answer: &(impl Fn(&RawHead, &[u8]) -> Vec<u8> + ?Sized),
 ) -> Read<()> {
-    let mut wire = Wire::new(stream);
     loop {
         let head = wire.head().await?;
         counts.requests.fetch_add(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! One side of a TCP connection with everything that was read on it: the ground under raw clients and fake dynos. Keeps
+//! One side of a connection with everything that was read on it: the ground under raw clients and fake dynos. Keeps
 //! bytes that were read but not asked for, so that no test loses a byte between two reads.
 
 use std::io;
@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::DEADLINE;
+use crate::io::Io;
 use crate::raw_head::{RawHead, header_lines, text};
 
 /// How the other side ended its half of the connection.
@@ -18,6 +19,8 @@ pub enum Ending {
     Closed,
     /// A reset.
     Reset,
+    /// A FIN in the middle of TLS, without its closing alert: what a cut looks like to a TLS client.
+    Truncated,
 }
 
 /// A chunked body as it stood on the wire and as it decodes.
@@ -48,7 +51,7 @@ pub(crate) enum Short {
 pub(crate) type Read<T> = Result<T, Short>;
 
 pub(crate) struct Wire {
-    stream: TcpStream,
+    io: Io,
     unread: Vec<u8>,
     seen: Vec<u8>,
     ended: Option<Ending>,
@@ -56,17 +59,30 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self::over(Io::Plain(stream))
+    }
+
+    pub(crate) fn over(io: Io) -> Self {
+        io.tcp().set_nodelay(true).expect("TCP_NODELAY");
         Self {
-            stream,
+            io,
             unread: Vec::new(),
             seen: Vec::new(),
             ended: None,
         }
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(crate) fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// The connection itself, as long as nothing was read on it and it carries no TLS.
+    pub(crate) fn into_tcp(self) -> TcpStream {
+        assert!(self.seen.is_empty(), "read already: {}", self.read_so_far());
+        match self.io {
+            Io::Plain(stream) => stream,
+            Io::Tls(_) => panic!("TLS inside TLS"),
+        }
     }
 
     /// Takes the bytes read since the last call, as they came.
@@ -86,7 +102,7 @@ impl Wire {
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
-        let written = within(DEADLINE, self.stream.write_all(bytes)).await;
+        let written = within(DEADLINE, write(&mut self.io, bytes)).await;
         match written {
             Some(Ok(())) => {}
             Some(Err(error)) => panic!(
@@ -100,7 +116,7 @@ impl Wire {
 
     /// Writes as much as the other side takes before it ends the connection; true when it took all.
     pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> bool {
-        within(DEADLINE, self.stream.write_all(bytes))
+        within(DEADLINE, write(&mut self.io, bytes))
             .await
             .is_some_and(|written| written.is_ok())
     }
@@ -179,30 +195,31 @@ impl Wire {
     }
 
     /// Whether the other side has neither ended the connection nor sent anything unread, as far as the kernel knows now.
+    /// Over TLS: once something was read, as the server's session tickets count as sent too.
     pub(crate) fn is_quiet_and_open(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        let peeked = SockRef::from(self.io.tcp()).peek(&mut byte);
         self.ended.is_none()
             && self.unread.is_empty()
             && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// FIN, keeping the reading side.
+    /// FIN (over TLS after its closing alert), keeping the reading side.
     pub(crate) async fn half_close(&mut self) {
         // The other side may be gone already; then there is nothing left to end.
-        drop(self.stream.shutdown().await);
+        drop(self.io.shutdown().await);
     }
 
     /// FIN and close. What lies unread is read first: closing over unread bytes would send a reset instead.
     pub(crate) async fn close(mut self) {
         self.half_close().await;
         let mut scrap = [0; 4096];
-        while matches!(self.stream.try_read(&mut scrap), Ok(count) if count > 0) {}
+        while matches!(self.io.tcp().try_read(&mut scrap), Ok(count) if count > 0) {}
     }
 
     /// RST.
     pub(crate) fn reset(self) {
-        SockRef::from(&self.stream)
+        SockRef::from(self.io.tcp())
             .set_linger(Some(Duration::ZERO))
             .expect("SO_LINGER");
     }
@@ -233,7 +250,7 @@ impl Wire {
             return Err(Short::Ended(ending));
         }
         let mut buffer = vec![0; 64 * 1024];
-        let ending = match self.stream.read(&mut buffer).await {
+        let ending = match self.io.read(&mut buffer).await {
             Ok(0) => Ending::Closed,
             Ok(count) => {
                 self.unread.extend_from_slice(&buffer[..count]);
@@ -241,6 +258,7 @@ impl Wire {
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ending::Reset,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ending::Truncated,
             Err(error) => panic!("reading: {error}"),
         };
         self.ended = Some(ending);
@@ -250,6 +268,12 @@ impl Wire {
     fn take(&mut self, count: usize) -> Vec<u8> {
         self.unread.drain(..count).collect()
     }
+}
+
+/// Writes all, past the buffers of TLS.
+async fn write(io: &mut Io, bytes: &[u8]) -> io::Result<()> {
+    io.write_all(bytes).await?;
+    io.flush().await
 }
 
 /// The future's value, or nothing when the time is over.
