@@ -64,6 +64,7 @@ fn write_request(
         via: "1.1 router",
         keep_alive: true,
         pass_expect: false,
+        believed: forward::Believed::default(),
     };
     out.clear();
     forward::write_request(head, admitted, &ours, out);
@@ -77,6 +78,7 @@ fn write_response(head: &ResponseHead, judged: &Judged, out: &mut BytesMut) {
         keep_alive: true,
         to_http10: false,
         set_cookie: None,
+        hsts: None,
         framing: judged.framing,
         nominates: judged.nominates,
     };

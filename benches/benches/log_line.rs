@@ -23,6 +23,7 @@ const ANSWERED: LogLine<'_> = LogLine {
     bytes: 1256,
     protocol: Protocol::Http11,
     tls: None,
+    agent: None,
 };
 
 type Write = fn(&LogLine<'_>, &mut Vec<u8>);

@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use router_model::admission::{Admitted, admit, head_failure};
-use router_model::forward::{RequestFields, forwarded_for, path_of, write_request};
+use router_model::forward::{Believed, RequestFields, forwarded_for, path_of, write_request};
 use router_model::h1::{
     FieldId, Fields, Framing, HeadError, HeadLimits, HeadParser, RequestHead, Version,
 };
@@ -81,6 +81,7 @@ fn check_forwarded(head: &RequestHead, admitted: &Admitted<'_>) {
         via: "1.1 router",
         keep_alive: true,
         pass_expect: true,
+        believed: Believed::default(),
     };
     let mut out = BytesMut::new();
     write_request(head, admitted, &ours, &mut out);

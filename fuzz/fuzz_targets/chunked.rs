@@ -50,7 +50,7 @@ fn walk(body: &[u8], drip: usize) -> Result<Walked, BadChunk> {
                 walked.length += len;
                 match piece {
                     Piece::Data => walked.data.extend_from_slice(bytes),
-                    Piece::Framing => {}
+                    Piece::Framing | Piece::Trailer => {}
                     Piece::Dropped => walked.dropped += len,
                 }
                 if piece != Piece::Dropped {

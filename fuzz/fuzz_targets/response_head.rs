@@ -84,6 +84,7 @@ fn check_final(head: &ResponseHead, to_head: bool, upgrade_requested: bool, to_h
         date: "Thu, 01 Jan 2026 00:00:00 GMT",
         keep_alive: judged.framing != Framing::UntilClose,
         to_http10,
+        hsts: Some("max-age=1"),
         set_cookie: Some("router-session-affinity=x; Path=/"),
         framing: judged.framing,
         nominates: judged.nominates,

@@ -146,8 +146,10 @@ impl Drop for Exchange<'_> {
             protocol: match self.head.version() {
                 Version::Http10 => Protocol::Http10,
                 Version::Http11 => Protocol::Http11,
+                Version::Http2 => Protocol::Http2,
             },
             tls: None,
+            agent: self.head.fields().named(b"user-agent"),
         };
         self.worker
             .shared

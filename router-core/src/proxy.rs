@@ -276,6 +276,7 @@ fn write_head<IO: Transport>(
         via: &worker.shared.via,
         keep_alive: exchange.route.app.settings.dyno_keepalive,
         pass_expect: plan.pass_continue,
+        believed: forward::Believed::default(),
     };
     let mut out = BytesMut::new();
     forward::write_request(head, admitted, &ours, &mut out);

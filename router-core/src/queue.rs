@@ -135,7 +135,7 @@ pub(crate) fn pump(
                         run_content += len;
                         true
                     }
-                    Piece::Framing => keep_framing,
+                    Piece::Framing | Piece::Trailer => keep_framing,
                     Piece::Dropped => false,
                 };
                 if pass {

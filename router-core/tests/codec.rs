@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use router_core::model::admission::admit;
-use router_core::model::forward::{RequestFields, write_request};
+use router_core::model::forward::{Believed, RequestFields, write_request};
 use router_core::model::h1::chunked::ChunkLimits;
 use router_core::model::h1::{BodyDecoder, HeadLimits, HeadParser, Piece, Step};
 use router_core::model::limits::Limits;
@@ -79,6 +79,7 @@ fn we_forward(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         via: "1.1 router",
         keep_alive: true,
         pass_expect: false,
+        believed: Believed::default(),
     };
     let mut out = BytesMut::new();
     write_request(&head, &admitted, &ours, &mut out);

@@ -63,7 +63,7 @@ pub fn admit(head: &RequestHead) -> Result<Admitted<'_>, Failure> {
         (Ok(_), Expect::None | Expect::Continue) => None,
     };
     let connection = connection.unwrap_or_default();
-    let http11 = head.version() == Version::Http11;
+    let http11 = head.version() >= Version::Http11;
     Ok(Admitted {
         host,
         host_as_sent,
@@ -95,6 +95,9 @@ fn framing(head: &RequestHead) -> Result<Framing, Failure> {
     let length = content_length(head.fields().values(FieldId::ContentLength))
         .map_err(|()| Failure::BadRequest(BadRequest::ContentLength))?;
     let bad_coding = Failure::BadRequest(BadRequest::TransferEncoding);
+    if head.version() == Version::Http2 {
+        return stream_framing(head, length);
+    }
     let mut codings = head.fields().values(FieldId::TransferEncoding).peekable();
     if codings.peek().is_none() {
         return Ok(length.map_or(Framing::None, Framing::Length));
@@ -114,6 +117,22 @@ fn framing(head: &RequestHead) -> Result<Framing, Failure> {
         }
         _ => Err(bad_coding),
     }
+}
+
+/// The end of an HTTP/2 body is the end of its stream; a length that is given is held to by the h2 library.
+fn stream_framing(head: &RequestHead, length: Option<u64>) -> Result<Framing, Failure> {
+    match (head.is_whole(), length) {
+        (true, None) => Ok(Framing::None),
+        (true, Some(1..)) => Err(Failure::BadRequest(BadRequest::ContentLength)),
+        (_, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) if is_connect_upgrade(head) => Ok(Framing::None),
+        (false, None) => Ok(Framing::Chunked),
+    }
+}
+
+/// Whether this was an extended CONNECT: nothing else brings a Connection field over HTTP/2.
+fn is_connect_upgrade(head: &RequestHead) -> bool {
+    head.fields().first(FieldId::Connection).is_some()
 }
 
 /// The one length that all Content-Length lines agree on.

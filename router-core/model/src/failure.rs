@@ -42,6 +42,8 @@ pub enum Failure {
     BootTimeout,
     /// H21: the last attempt to connect to a dyno was refused.
     ConnectRefused,
+    /// H21: whoever answered at the dyno's address did not prove to be that dyno.
+    DynoIdentity,
     /// H22: too many client connections on this router.
     ConnectionLimit,
     /// H24: the router ended before the exchange did.
@@ -64,6 +66,12 @@ pub enum Failure {
     ClientInterrupted,
     /// H28: the client owed bytes, or had to take some, and did neither for too long.
     ClientIdle,
+    /// H31: over HTTP/2, a request for a host that this connection's name and certificate do not stand for.
+    Misdirected,
+    /// H32: the same over HTTP/1.
+    CertificateMismatch,
+    /// H33: an HTTP/2 stream broke its rules, on either side.
+    StreamBroken,
     /// H34: every `up` dyno stayed quarantined for the whole time allowed to find one.
     AllQuarantined,
     /// H80: the app is in maintenance.
@@ -141,6 +149,7 @@ impl Failure {
         Self::ConnectTimeout,
         Self::BootTimeout,
         Self::ConnectRefused,
+        Self::DynoIdentity,
         Self::ConnectionLimit,
         Self::ForcedClose,
         Self::InvalidContentLength,
@@ -152,6 +161,9 @@ impl Failure {
         Self::BadChunk,
         Self::ClientInterrupted,
         Self::ClientIdle,
+        Self::Misdirected,
+        Self::CertificateMismatch,
+        Self::StreamBroken,
         Self::AllQuarantined,
         Self::Maintenance,
         Self::BlankApp,

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::admission::Admitted;
 use crate::h1::field::list_elements;
@@ -30,6 +31,8 @@ pub struct RequestFields<'a> {
     pub keep_alive: bool,
     /// Pass `Expect: 100-continue` on (`end_to_end_continue`).
     pub pass_expect: bool,
+    /// What a trusted proxy said, which counts more than our own observation; else nothing.
+    pub believed: Believed<'a>,
 }
 
 /// The value of `X-Forwarded-For`: what the client sent, all lines joined in order, then the client's own address.
@@ -60,8 +63,90 @@ pub fn path_of(target: &[u8]) -> &[u8] {
     target.get(..end).unwrap_or_default()
 }
 
-/// Writes the request head for a dyno. Always HTTP/1.1, `Host` first, the router's fields after the client's, framing
-/// last.
+/// What a trusted proxy in front of the router says about the client, where it says it in a way that can be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Believed<'a> {
+    /// `X-Forwarded-Proto`.
+    pub proto: Option<&'static str>,
+    /// `X-Forwarded-Port`.
+    pub port: Option<u16>,
+    /// `X-Request-Start`, as sent: milliseconds, or nginx's `t=` and seconds.
+    pub request_start: Option<&'a [u8]>,
+}
+
+impl<'a> Believed<'a> {
+    /// Reads the fields of a request that came through a trusted proxy. With several lines of one name the last is the
+    /// nearest proxy's.
+    pub fn of(fields: &'a Fields) -> Self {
+        let last = |id| fields.values(id).last();
+        let text = |id| last(id).and_then(|value| std::str::from_utf8(value).ok());
+        let proto = last(FieldId::XForwardedProto);
+        let is =
+            |wanted: &str| proto.is_some_and(|value| value.eq_ignore_ascii_case(wanted.as_bytes()));
+        let start = last(FieldId::XRequestStart).filter(|value| {
+            let digits = value.strip_prefix(b"t=").unwrap_or(value);
+            (1..=20).contains(&digits.len())
+                && digits
+                    .iter()
+                    .all(|byte| byte.is_ascii_digit() || *byte == b'.')
+        });
+        Self {
+            proto: ["https", "http"].into_iter().find(|proto| is(proto)),
+            port: text(FieldId::XForwardedPort).and_then(|port| port.parse().ok()),
+            request_start: start,
+        }
+    }
+}
+
+/// Who the client is when proxies that are trusted stand before the router: the right-most address of
+/// `X-Forwarded-For` that is none of theirs.
+pub fn client_address(
+    fields: &Fields,
+    peer: Option<IpAddr>,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
+    let mut client = peer?.to_canonical();
+    let lines: Vec<_> = fields.values(FieldId::XForwardedFor).collect();
+    let hops = lines
+        .iter()
+        .rev()
+        .flat_map(|line| list_elements(line).collect::<Vec<_>>().into_iter().rev());
+    for hop in hops {
+        let hop = std::str::from_utf8(hop)
+            .ok()
+            .and_then(|hop| hop.parse::<IpAddr>().ok());
+        match hop {
+            Some(hop) if is_trusted(client) => client = hop.to_canonical(),
+            _ => break,
+        }
+    }
+    Some(client)
+}
+
+/// Where fields are written to: the bytes of an HTTP/1 head, or the field section of an HTTP/2 one.
+trait FieldWriter {
+    fn field(&mut self, name: &[u8], value: &[u8]);
+}
+
+impl FieldWriter for BytesMut {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        put(self, &[name, b": ", value, b"\r\n"]);
+    }
+}
+
+impl FieldWriter for HeaderMap {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        // Names and values were checked when they were read; one that http does not take has no place in HTTP/2.
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            self.append(name, value);
+        }
+    }
+}
+
+/// Writes the request head for an HTTP/1 dyno. Always HTTP/1.1, `Host` first, the router's fields after the client's,
+/// framing last.
 pub fn write_request(
     head: &RequestHead,
     admitted: &Admitted<'_>,
@@ -81,20 +166,85 @@ pub fn write_request(
             b"\r\n",
         ],
     );
-    let nominated = nominated(fields, admitted.nominates);
-    for (id, name, value) in fields.iter() {
+    pass_request_fields(head, admitted, ours, false, out);
+    write_router_fields(fields, ours, out);
+    let connection: &[u8] = match (admitted.upgrade, ours.keep_alive) {
+        (true, _) => b"Connection: Upgrade\r\n",
+        (false, true) => b"Connection: keep-alive\r\n",
+        (false, false) => b"Connection: close\r\n",
+    };
+    put(out, &[connection]);
+    match admitted.framing {
+        Framing::Length(length) => out.field(b"Content-Length", Digits::of(length).as_bytes()),
+        Framing::Chunked => put(out, &[b"Transfer-Encoding: chunked\r\n"]),
+        // RFC 9110 §8.6: a method that usually has a body says so when it has none.
+        Framing::None if !matches!(head.method(), b"GET" | b"HEAD") && !admitted.upgrade => {
+            put(out, &[b"Content-Length: 0\r\n"]);
+        }
+        Framing::None | Framing::UntilClose => {}
+    }
+    put(out, &[b"\r\n"]);
+}
+
+/// The request for an HTTP/2 dyno (RFC 9113 §8.3.1); `None` for a head that HTTP/2 cannot say.
+pub fn h2_request(
+    head: &RequestHead,
+    admitted: &Admitted<'_>,
+    ours: &RequestFields<'_>,
+    scheme: &str,
+) -> Option<http::Request<()>> {
+    let mut fields = HeaderMap::with_capacity(head.fields().len() + 8);
+    pass_request_fields(head, admitted, ours, true, &mut fields);
+    write_router_fields(head.fields(), ours, &mut fields);
+    if let Framing::Length(length) = admitted.framing {
+        fields.field(b"content-length", Digits::of(length).as_bytes());
+    }
+    let uri = http::Uri::builder()
+        .scheme(scheme)
+        .authority(admitted.host_as_sent)
+        .path_and_query(path_of(head.target()))
+        .build()
+        .ok()?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = http::Method::from_bytes(head.method()).ok()?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = fields;
+    Some(request)
+}
+
+/// The client's own fields, without what is hop-by-hop or the router's to say. `Forwarded` (RFC 7239) is taken out: what
+/// it would tell is in the `X-Forwarded` fields, and two accounts of one client can differ.
+fn pass_request_fields(
+    head: &RequestHead,
+    admitted: &Admitted<'_>,
+    ours: &RequestFields<'_>,
+    to_h2: bool,
+    out: &mut impl FieldWriter,
+) {
+    let nominated = nominated(head.fields(), admitted.nominates);
+    for (id, name, value) in head.fields().iter() {
         let pass = match id {
             FieldId::Other
             | FieldId::Cookie
             | FieldId::Date
             | FieldId::Server
+            | FieldId::StrictTransportSecurity
             | FieldId::SetCookie => !is_nominated(&nominated, name),
             FieldId::Trailer => admitted.framing == Framing::Chunked,
-            FieldId::Upgrade => admitted.upgrade,
+            FieldId::Upgrade => admitted.upgrade && !to_h2,
             FieldId::Expect => ours.pass_expect && admitted.expects_continue,
+            // gRPC servers refuse a request without it.
+            FieldId::Te if to_h2 => {
+                if list_elements(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
+                    out.field(name, b"trailers");
+                }
+                false
+            }
             FieldId::Host
             | FieldId::Connection
             | FieldId::ContentLength
+            | FieldId::Forwarded
             | FieldId::KeepAlive
             | FieldId::ProxyAuthorization
             | FieldId::ProxyConnection
@@ -109,55 +259,49 @@ pub fn write_request(
             | FieldId::Alias => false,
         };
         if pass {
-            put(out, &[name, b": ", value, b"\r\n"]);
+            out.field(name, value);
         }
     }
-    write_router_fields(fields, ours, out);
-    let connection: &[u8] = match (admitted.upgrade, ours.keep_alive) {
-        (true, _) => b"Connection: Upgrade\r\n",
-        (false, true) => b"Connection: keep-alive\r\n",
-        (false, false) => b"Connection: close\r\n",
-    };
-    put(out, &[connection]);
-    match admitted.framing {
-        Framing::Length(length) => put_number(out, b"Content-Length: ", length),
-        Framing::Chunked => put(out, &[b"Transfer-Encoding: chunked\r\n"]),
-        // RFC 9110 §8.6: a method that usually has a body says so when it has none.
-        Framing::None if !matches!(head.method(), b"GET" | b"HEAD") && !admitted.upgrade => {
-            put(out, &[b"Content-Length: 0\r\n"]);
-        }
-        Framing::None | Framing::UntilClose => {}
-    }
-    put(out, &[b"\r\n"]);
 }
 
-fn write_router_fields(fields: &Fields, ours: &RequestFields<'_>, out: &mut BytesMut) {
+fn write_router_fields(fields: &Fields, ours: &RequestFields<'_>, out: &mut impl FieldWriter) {
     if !ours.forwarded_for.is_empty() {
-        put(out, &[b"X-Forwarded-For: ", ours.forwarded_for, b"\r\n"]);
+        out.field(b"X-Forwarded-For", ours.forwarded_for);
     }
-    put(
-        out,
-        &[b"X-Forwarded-Proto: ", ours.proto.as_bytes(), b"\r\n"],
+    let believed = &ours.believed;
+    out.field(
+        b"X-Forwarded-Proto",
+        believed.proto.unwrap_or(ours.proto).as_bytes(),
     );
-    put_number(out, b"X-Forwarded-Port: ", u64::from(ours.port));
-    put_number(out, b"X-Request-Start: ", ours.request_start);
-    put(
-        out,
-        &[b"X-Request-Id: ", ours.request_id.as_bytes(), b"\r\n"],
-    );
+    let port = believed.port.unwrap_or(ours.port);
+    out.field(b"X-Forwarded-Port", Digits::of(u64::from(port)).as_bytes());
+    match believed.request_start {
+        Some(start) => out.field(b"X-Request-Start", start),
+        None => out.field(
+            b"X-Request-Start",
+            Digits::of(ours.request_start).as_bytes(),
+        ),
+    }
+    out.field(b"X-Request-Id", ours.request_id.as_bytes());
     write_via(fields, ours.via, out);
 }
 
 /// One `Via` line: what the peer sent, then ourselves (RFC 9110 §7.6.3).
-fn write_via(fields: &Fields, via: &str, out: &mut BytesMut) {
-    put(out, &[b"Via: "]);
-    for value in fields
+fn write_via(fields: &Fields, via: &str, out: &mut impl FieldWriter) {
+    let mut others = fields
         .values(FieldId::Via)
         .filter(|value| !value.is_empty())
-    {
-        put(out, &[value, b", "]);
+        .peekable();
+    if others.peek().is_none() {
+        return out.field(b"Via", via.as_bytes());
     }
-    put(out, &[via.as_bytes(), b"\r\n"]);
+    let mut line = Vec::new();
+    for value in others {
+        line.extend_from_slice(value);
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(via.as_bytes());
+    out.field(b"Via", &line);
 }
 
 /// What the router adds to a response.
@@ -175,23 +319,78 @@ pub struct ResponseFields<'a> {
     pub to_http10: bool,
     /// A Set-Cookie value of the router's own (session affinity).
     pub set_cookie: Option<&'a str>,
+    /// `Strict-Transport-Security`, when the app set none (RFC 6797).
+    pub hsts: Option<&'a str>,
     /// Where the body ends.
     pub framing: Framing,
     /// Whether the dyno's Connection field names fields of its own.
     pub nominates: bool,
 }
 
-/// Writes the response head for a client. The status line is HTTP/1.1 with the dyno's reason phrase.
+/// Writes the response head for an HTTP/1 client. The status line is HTTP/1.1 with the dyno's reason phrase.
 pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut BytesMut) {
+    let switching = head.status() == 101;
+    out.reserve(head.fields().bytes.len() + 256);
+    write_status_line(head.status(), head.reason(), out);
+    pass_response_fields(head, ours, false, out);
+    let is_chunked = ours.framing == Framing::Chunked && !ours.to_http10;
+    // A dyno that speaks HTTP/2 has no transfer coding of its own.
+    if is_chunked && !is_chunked_by_dyno(head) {
+        put(out, &[b"Transfer-Encoding: chunked\r\n"]);
+    }
+    let connection: &[u8] = match (switching, ours.keep_alive) {
+        (true, _) => b"Connection: Upgrade\r\n\r\n",
+        (false, true) => b"Connection: keep-alive\r\n\r\n",
+        (false, false) => b"Connection: close\r\n\r\n",
+    };
+    put(out, &[connection]);
+}
+
+/// The response head for an HTTP/2 client. A 101 becomes the 200 of RFC 8441 §5.
+pub fn h2_response(head: &ResponseHead, ours: &ResponseFields<'_>) -> http::Response<()> {
+    let mut fields = HeaderMap::with_capacity(head.fields().len() + 4);
+    pass_response_fields(head, ours, true, &mut fields);
+    let status = match head.status() {
+        101 => 200,
+        status => status,
+    };
+    h2_head(status, fields)
+}
+
+/// The interim response for an HTTP/2 client.
+pub fn h2_interim(head: &ResponseHead) -> http::Response<()> {
+    let mut fields = HeaderMap::new();
+    pass_interim_fields(head, &mut fields);
+    h2_head(head.status(), fields)
+}
+
+fn h2_head(status: u16, fields: HeaderMap) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.version_mut() = http::Version::HTTP_2;
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = fields;
+    response
+}
+
+fn is_chunked_by_dyno(head: &ResponseHead) -> bool {
+    head.fields()
+        .first(FieldId::TransferEncoding)
+        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+}
+
+fn pass_response_fields(
+    head: &ResponseHead,
+    ours: &ResponseFields<'_>,
+    to_h2: bool,
+    out: &mut impl FieldWriter,
+) {
     let fields = head.fields();
     let switching = head.status() == 101;
-    out.reserve(fields.bytes.len() + 256);
-    write_status_line(head.status(), head.reason(), out);
-    let chunked = fields
-        .first(FieldId::TransferEncoding)
-        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+    let chunked = is_chunked_by_dyno(head);
     let nominated = nominated(fields, ours.nominates);
     let (mut has_date, mut has_server, mut length_written) = (false, false, false);
+    let mut has_hsts = false;
     for (id, name, value) in fields.iter() {
         let pass = match id {
             FieldId::Date => {
@@ -202,24 +401,35 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
                 has_server = true;
                 true
             }
+            FieldId::StrictTransportSecurity => {
+                has_hsts = true;
+                true
+            }
             // Chunked wins; equal lines become one; a switched protocol has no body.
             FieldId::ContentLength => {
                 !chunked && !switching && !std::mem::replace(&mut length_written, true)
             }
-            FieldId::TransferEncoding => chunked && !ours.to_http10 && !switching,
+            FieldId::TransferEncoding => chunked && !ours.to_http10 && !switching && !to_h2,
             FieldId::Trailer => ours.framing == Framing::Chunked && !ours.to_http10,
             // 426 tells the client what to upgrade to (RFC 9110 §15.5.22).
-            FieldId::Upgrade => switching || head.status() == 426,
+            FieldId::Upgrade => !to_h2 && (switching || head.status() == 426),
             FieldId::Connection
             | FieldId::KeepAlive
             | FieldId::ProxyAuthorization
             | FieldId::ProxyConnection
             | FieldId::Te
             | FieldId::Via => false,
+            // The answer to the router's own handshake means nothing to a client that made none.
+            FieldId::Other
+                if to_h2 && switching && name.eq_ignore_ascii_case(b"sec-websocket-accept") =>
+            {
+                false
+            }
             FieldId::Other
             | FieldId::Alias
             | FieldId::Cookie
             | FieldId::Expect
+            | FieldId::Forwarded
             | FieldId::Host
             | FieldId::SetCookie
             | FieldId::XForwardedFor
@@ -229,39 +439,43 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
             | FieldId::XRequestStart => !is_nominated(&nominated, name),
         };
         if pass {
-            put(out, &[name, b": ", value, b"\r\n"]);
+            out.field(name, value);
         }
     }
     if !has_server {
-        put(out, &[b"Server: ", ours.server.as_bytes(), b"\r\n"]);
+        out.field(b"Server", ours.server.as_bytes());
     }
     if !has_date {
-        put(out, &[b"Date: ", ours.date.as_bytes(), b"\r\n"]);
+        out.field(b"Date", ours.date.as_bytes());
+    }
+    if let Some(hsts) = ours.hsts.filter(|_| !has_hsts) {
+        out.field(b"Strict-Transport-Security", hsts.as_bytes());
     }
     if let Some(cookie) = ours.set_cookie {
-        put(out, &[b"Set-Cookie: ", cookie.as_bytes(), b"\r\n"]);
+        out.field(b"Set-Cookie", cookie.as_bytes());
     }
     write_via(fields, ours.via, out);
-    let connection: &[u8] = match (switching, ours.keep_alive) {
-        (true, _) => b"Connection: Upgrade\r\n\r\n",
-        (false, true) => b"Connection: keep-alive\r\n\r\n",
-        (false, false) => b"Connection: close\r\n\r\n",
-    };
-    put(out, &[connection]);
 }
 
 /// Writes an interim response (RFC 9110 §15.2). The fields of a 100 are dropped (spec §1.15), those of a 103 are its
 /// point.
 pub fn write_interim(head: &ResponseHead, out: &mut BytesMut) {
     write_status_line(head.status(), head.reason(), out);
-    if head.status() != 100 {
-        for (id, name, value) in head.fields().iter() {
-            if id == FieldId::Other {
-                put(out, &[name, b": ", value, b"\r\n"]);
-            }
-        }
-    }
+    pass_interim_fields(head, out);
     put(out, &[b"\r\n"]);
+}
+
+fn pass_interim_fields(head: &ResponseHead, out: &mut impl FieldWriter) {
+    if head.status() == 100 {
+        return;
+    }
+    for (_, name, value) in head
+        .fields()
+        .iter()
+        .filter(|(id, ..)| *id == FieldId::Other)
+    {
+        out.field(name, value);
+    }
 }
 
 /// The router's own 100.
@@ -309,21 +523,32 @@ fn put(out: &mut BytesMut, parts: &[&[u8]]) {
     }
 }
 
-fn put_number(out: &mut BytesMut, name: &[u8], number: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut left = number;
-    loop {
-        at -= 1;
-        if let Some(digit) = digits.get_mut(at) {
-            *digit = b'0' + (left % 10) as u8;
-        }
-        left /= 10;
-        if left == 0 {
-            break;
+/// A number in decimal.
+struct Digits {
+    digits: [u8; 20],
+    from: usize,
+}
+
+impl Digits {
+    fn of(number: u64) -> Self {
+        let mut digits = [0u8; 20];
+        let mut from = digits.len();
+        let mut left = number;
+        loop {
+            from -= 1;
+            if let Some(digit) = digits.get_mut(from) {
+                *digit = b'0' + (left % 10) as u8;
+            }
+            left /= 10;
+            if left == 0 {
+                return Self { digits, from };
+            }
         }
     }
-    put(out, &[name, digits.get(at..).unwrap_or_default(), b"\r\n"]);
+
+    fn as_bytes(&self) -> &[u8] {
+        self.digits.get(self.from..).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod diff;
 pub mod failure;
 pub mod forward;
 pub mod h1;
+pub mod h2;
 pub mod hostname;
 pub mod limits;
 pub mod log_line;

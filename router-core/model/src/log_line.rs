@@ -46,6 +46,8 @@ pub struct LogLine<'a> {
     pub protocol: Protocol,
     /// The TLS version (`tls1.3`) of the client's connection; `None` in the clear.
     pub tls: Option<&'a str>,
+    /// The User-Agent, shown for H31 only, where it tells which kind of client holds on to the wrong connection.
+    pub agent: Option<&'a [u8]>,
 }
 
 /// The protocol of the client's side.
@@ -103,6 +105,11 @@ impl LogLine<'_> {
                 write_identifier(out, version);
             }
         }
+        if self.failure == Some(Failure::Misdirected) {
+            out.extend_from_slice(b" agent=\"");
+            write_quoted(out, self.agent.unwrap_or_default());
+            out.push(b'"');
+        }
         out.push(b'\n');
     }
 
@@ -148,6 +155,9 @@ impl LogLine<'_> {
             b",\"tls\":false"
         });
         write_optional(out, "tls_version", self.tls);
+        if self.failure == Some(Failure::Misdirected) {
+            write_member(out, "agent", self.agent.unwrap_or_default());
+        }
         out.extend_from_slice(b"}\n");
     }
 }

@@ -53,14 +53,17 @@ pub fn judge(
         .map_err(|()| Failure::InvalidContentLength)?;
     let chunked = chunked(head)?;
     let bodiless = to_head_request || matches!(status, 204 | 304);
+    let streamed = head.version() == Version::Http2;
     let framing = match (bodiless || status == 101, chunked, length) {
         (true, _, _) => Framing::None,
         (false, true, _) => Framing::Chunked,
         (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) if streamed && head.is_whole() => Framing::Length(0),
+        (false, false, None) if streamed => Framing::Chunked,
         (false, false, None) => Framing::UntilClose,
     };
     let (close, keep_alive, nominates) = connection(head)?;
-    let persistent = if head.version() == Version::Http11 {
+    let persistent = if head.version() >= Version::Http11 {
         !close
     } else {
         keep_alive && !close

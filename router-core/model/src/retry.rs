@@ -17,15 +17,20 @@ pub struct Sent {
     pub has_body: bool,
     /// How long ago the connection was taken for it.
     pub age: Duration,
+    /// The dyno said that it has not looked at it: REFUSED_STREAM, or a GOAWAY that does not count it in (RFC 9113
+    /// §8.7).
+    pub refused: bool,
 }
 
 /// Whether the request may go out once more on a fresh connection: no byte of it can have been acted on, or it is
-/// idempotent, has no body and the connection was a kept one that died before a response byte.
+/// idempotent, has no body and the connection was a kept one that died before a response byte. A body that has been
+/// sent is gone, even if the dyno refused it.
 pub fn may_resend(method: &[u8], sent: Sent) -> bool {
     let untouched = !sent.request_written && !sent.response_seen;
     let stale = !sent.response_seen && sent.age < STALE_WITHIN;
     let harmless = is_safe(method) && !sent.has_body && stale;
-    sent.reused && (untouched || harmless)
+    let unprocessed = sent.refused && !sent.response_seen && !sent.has_body;
+    unprocessed || sent.reused && (untouched || harmless)
 }
 
 /// A kept connection that was dead shows it within a round trip. One that dies later died of its request or with its
@@ -62,6 +67,7 @@ mod tests {
             request_written: true,
             has_body: false,
             age: Duration::ZERO,
+            refused: false,
         };
         for (method, sent, expected) in [
             (&b"GET"[..], sent, true),

@@ -96,7 +96,9 @@ pub const fn of(failure: Failure) -> &'static Verdict {
         }
         Failure::ConnectTimeout => &const { connect_error("H19", "Backend connection timeout") },
         Failure::BootTimeout => &const { app_error("H20", "App boot timeout") },
-        Failure::ConnectRefused => &const { connect_error("H21", "Backend connection refused") },
+        Failure::ConnectRefused | Failure::DynoIdentity => {
+            &const { connect_error("H21", "Backend connection refused") }
+        }
         Failure::ConnectionLimit => &const { app_error("H22", "Connection limit reached") },
         Failure::ForcedClose => {
             &const {
@@ -129,6 +131,11 @@ pub const fn of(failure: Failure) -> &'static Verdict {
             }
         }
         Failure::ClientIdle => &const { client_gone("H28", "Client Connection Idle") },
+        Failure::Misdirected => &const { wrong_door("H31", "Misdirected Request", 421) },
+        Failure::CertificateMismatch => {
+            &const { wrong_door("H32", "TLS Certificate Mismatch", 495) }
+        }
+        Failure::StreamBroken => &const { app_error("H33", "HTTP/2 Stream Broken") },
         Failure::AllQuarantined => &const { app_error("H34", "All up dynos are quarantined") },
         Failure::Maintenance => {
             &const { notice("H80", "Maintenance mode", 503, Page::Maintenance) }
@@ -209,6 +216,15 @@ const fn app_error(code: &'static str, desc: &'static str) -> Verdict {
         logged: true,
         quarantine: false,
         try_another_dyno: false,
+    }
+}
+
+/// H31, H32: the client has to come again on another connection, so it gets a short text and no page of an app.
+const fn wrong_door(code: &'static str, desc: &'static str, status: u16) -> Verdict {
+    Verdict {
+        status: Some(status),
+        page: Page::Plain,
+        ..app_error(code, desc)
     }
 }
 
@@ -300,7 +316,10 @@ mod tests {
     #[test]
     fn only_failing_to_connect_blames_the_dyno_and_tries_another() {
         for &failure in Failure::ALL {
-            let connect = matches!(failure, Failure::ConnectTimeout | Failure::ConnectRefused);
+            let connect = matches!(
+                failure,
+                Failure::ConnectTimeout | Failure::ConnectRefused | Failure::DynoIdentity
+            );
             assert_eq!(of(failure).quarantine, connect, "{failure:?}");
             assert_eq!(of(failure).try_another_dyno, connect, "{failure:?}");
         }

@@ -243,6 +243,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 request_written: self.up.written,
                 has_body: self.plan.framing.has_body(),
                 age: clock::now().saturating_duration_since(self.started),
+                refused: false,
             },
         }
     }
@@ -487,6 +488,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 keep_alive: self.keep_alive,
                 to_http10: self.plan.http10,
                 set_cookie: self.exchange.set_cookie.as_deref(),
+                hsts: None,
                 framing: judged.framing,
                 nominates: judged.nominates,
             };

@@ -25,6 +25,7 @@ fn line(path: &str) -> LogLine<'_> {
         bytes: 13,
         protocol: Protocol::Http11,
         tls: None,
+        agent: None,
     }
 }
 

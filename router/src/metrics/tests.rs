@@ -23,6 +23,7 @@ fn request(metrics: &Metrics, worker: usize, failure: Option<Failure>, status: O
         bytes: 100,
         protocol: Protocol::Http11,
         tls: None,
+        agent: None,
     };
     metrics.request(worker, &line);
 }

@@ -24,6 +24,7 @@ fn ours<'a>(forwarded_for: &'a [u8]) -> RequestFields<'a> {
         via: "1.1 router",
         keep_alive: true,
         pass_expect: false,
+        believed: Believed::default(),
     }
 }
 
@@ -133,6 +134,7 @@ fn respond(text: &str, to_head: bool, to_http10: bool) -> String {
         keep_alive: true,
         to_http10,
         set_cookie: None,
+        hsts: None,
         framing: judged.framing,
         nominates: judged.nominates,
     };
@@ -213,4 +215,90 @@ proptest! {
             prop_assert_eq!(sent.fields().values(id).count(), 0, "{:?}", id);
         }
     }
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_where_it_can_be_read() {
+    for (fields, believed) in [
+        ("", Believed::default()),
+        (
+            "X-Forwarded-Proto: HTTPS\r\nX-Forwarded-Port: 443\r\nX-Request-Start: t=1700000000.123\r\n",
+            Believed {
+                proto: Some("https"),
+                port: Some(443),
+                request_start: Some(b"t=1700000000.123"),
+            },
+        ),
+        (
+            "X-Forwarded-Proto: http\r\nX-Forwarded-Proto: https\r\nX-Request-Start: 17\r\n",
+            Believed {
+                proto: Some("https"),
+                port: None,
+                request_start: Some(b"17"),
+            },
+        ),
+        (
+            "X-Forwarded-Proto: ftp\r\nX-Forwarded-Port: 70000\r\nX-Request-Start: now\r\n",
+            Believed::default(),
+        ),
+    ] {
+        let head = parse(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap();
+        assert_eq!(Believed::of(head.fields()), believed, "{fields}");
+    }
+}
+
+#[test]
+fn the_client_stands_left_of_the_trusted_proxies() {
+    for (peer, listed, client) in [
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7", "203.0.113.7"),
+        ("10.0.0.1", "6.6.6.6, 203.0.113.7, 10.0.0.2", "203.0.113.7"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", "203.0.113.7, unknown", "10.0.0.1"),
+        ("198.51.100.1", "203.0.113.7", "198.51.100.1"),
+        ("::ffff:10.0.0.1", "2001:db8::7", "2001:db8::7"),
+    ] {
+        let head = parse(
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {listed}\r\n\r\n").as_bytes(),
+        );
+        let head = head.unwrap();
+        let trusted = |address: IpAddr| address.to_string().starts_with("10.");
+        let found = client_address(head.fields(), Some(peer.parse().unwrap()), trusted);
+        assert_eq!(found, Some(client.parse().unwrap()), "{peer} {listed}");
+    }
+}
+
+#[test]
+fn forwarded_is_taken_out() {
+    let out = forwarded("GET / HTTP/1.1\r\nHost: a\r\nForwarded: for=6.6.6.6;proto=https\r\n\r\n");
+    assert!(
+        !out.to_ascii_lowercase().contains("forwarded: for"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_request_for_an_http2_dyno() {
+    let head = parse(
+        b"POST /a?b HTTP/1.1\r\nHost: shop.test\r\nTE: gzip, trailers\r\nConnection: keep-alive\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )
+    .unwrap();
+    let admitted = admit(&head).unwrap();
+    let request = h2_request(&head, &admitted, &ours(b"203.0.113.7"), "http").unwrap();
+    assert_eq!(request.uri(), "http://shop.test/a?b");
+    let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "te",
+            "x-a",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-port",
+            "x-request-start",
+            "x-request-id",
+            "via"
+        ]
+    );
+    assert_eq!(request.headers()["te"], "trailers");
 }

@@ -8,8 +8,10 @@ use super::head::parse_field;
 /// What a run of body bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// Chunk sizes, line ends, trailers: passed on where the other side is chunked too.
+    /// Chunk sizes and line ends: passed on where the other side is chunked too.
     Framing,
+    /// One trailer line with its line end.
+    Trailer,
     /// Content.
     Data,
     /// Passed on to nobody: chunk extensions, forbidden trailers.
@@ -230,7 +232,7 @@ impl ChunkedDecoder {
         let field = parse_field(line, 0, false).map_err(|_| BadChunk)?;
         self.state = State::Trailer { count: count + 1 };
         let piece = if FieldId::allowed_in_trailer(field.id) {
-            Piece::Framing
+            Piece::Trailer
         } else {
             Piece::Dropped
         };
@@ -282,7 +284,7 @@ mod tests {
                     let bytes = &body[at..at + len];
                     match piece {
                         Piece::Data => walked.data.extend_from_slice(bytes),
-                        Piece::Framing => walked.framing.extend_from_slice(bytes),
+                        Piece::Framing | Piece::Trailer => walked.framing.extend_from_slice(bytes),
                         Piece::Dropped => {}
                     }
                     if piece != Piece::Dropped {

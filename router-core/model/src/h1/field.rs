@@ -38,12 +38,14 @@ pub enum FieldId {
     Cookie,
     Date,
     Expect,
+    Forwarded,
     Host,
     KeepAlive,
     ProxyAuthorization,
     ProxyConnection,
     Server,
     SetCookie,
+    StrictTransportSecurity,
     Te,
     Trailer,
     TransferEncoding,
@@ -88,6 +90,7 @@ impl FieldId {
                 Some(b't' | b'T') => (b"trailer", Self::Trailer),
                 _ => (b"upgrade", Self::Upgrade),
             },
+            9 => (b"forwarded", Self::Forwarded),
             10 => match name.first() {
                 Some(b'c' | b'C') => (b"connection", Self::Connection),
                 Some(b'k' | b'K') => (b"keep-alive", Self::KeepAlive),
@@ -108,6 +111,7 @@ impl FieldId {
                 _ => (b"x-forwarded-proto", Self::XForwardedProto),
             },
             19 => (b"proxy-authorization", Self::ProxyAuthorization),
+            25 => (b"strict-transport-security", Self::StrictTransportSecurity),
             _ => return Self::Other,
         };
         if name.eq_ignore_ascii_case(candidate.0) {
@@ -118,7 +122,7 @@ impl FieldId {
     }
 
     fn alias(name: &[u8]) -> Self {
-        const LONGEST: usize = 19;
+        const LONGEST: usize = 25;
         let mut dashed = [0u8; LONGEST];
         let Some(dashed) = dashed.get_mut(..name.len()) else {
             return Self::Other;

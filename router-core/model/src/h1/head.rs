@@ -15,6 +15,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2 (RFC 9113), whose heads come from [`crate::h2`].
+    Http2,
 }
 
 /// What is wrong with a head, as a fact; the verdict differs between requests and responses.
@@ -150,6 +152,7 @@ impl HeadParser {
             method: start.first,
             target: start.second,
             fields,
+            ended: false,
         }))
     }
 
@@ -169,6 +172,7 @@ impl HeadParser {
             status: start.status,
             reason: start.second,
             fields,
+            ended: false,
         }))
     }
 
@@ -354,12 +358,14 @@ fn trim_blanks(value: &[u8]) -> &[u8] {
     value
 }
 
-fn span(start: usize, end: usize) -> Result<Span, HeadError> {
+pub(crate) fn span(start: usize, end: usize) -> Result<Span, HeadError> {
     match (u32::try_from(start), u32::try_from(end)) {
         (Ok(start), Ok(end)) => Ok(Span { start, end }),
         _ => Err(HeadError::FieldTooLong),
     }
 }
+
+pub(crate) const LONGEST_METHOD: usize = 127;
 
 /// `method SP request-target SP HTTP-version`, single blanks only.
 fn request_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
@@ -368,7 +374,6 @@ fn request_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
     else {
         return Err(HeadError::StartLine);
     };
-    const LONGEST_METHOD: usize = 127;
     if !is_token(method) || method.len() > LONGEST_METHOD || !is_target(target) {
         return Err(HeadError::StartLine);
     }
@@ -429,14 +434,15 @@ fn status_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
 /// A well-formed request head.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
-    version: Version,
-    method: Span,
-    target: Span,
-    fields: Fields,
+    pub(crate) version: Version,
+    pub(crate) method: Span,
+    pub(crate) target: Span,
+    pub(crate) fields: Fields,
+    pub(crate) ended: bool,
 }
 
 impl RequestHead {
-    /// HTTP/1.0 or HTTP/1.1.
+    /// What the client speaks.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -455,19 +461,25 @@ impl RequestHead {
     pub fn fields(&self) -> &Fields {
         &self.fields
     }
+
+    /// Whether the stream has ended with this head (HTTP/2 only: there is no body and there are no trailers).
+    pub fn is_whole(&self) -> bool {
+        self.ended
+    }
 }
 
 /// A well-formed response head.
 #[derive(Debug, Clone)]
 pub struct ResponseHead {
-    version: Version,
-    status: u16,
-    reason: Span,
-    fields: Fields,
+    pub(crate) version: Version,
+    pub(crate) status: u16,
+    pub(crate) reason: Span,
+    pub(crate) fields: Fields,
+    pub(crate) ended: bool,
 }
 
 impl ResponseHead {
-    /// HTTP/1.0 or HTTP/1.1.
+    /// What the dyno speaks.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -485,6 +497,11 @@ impl ResponseHead {
     /// The field section.
     pub fn fields(&self) -> &Fields {
         &self.fields
+    }
+
+    /// Whether the stream has ended with this head (HTTP/2 only: there is no body and there are no trailers).
+    pub fn is_whole(&self) -> bool {
+        self.ended
     }
 }
 

@@ -27,6 +27,7 @@ fn base() -> LogLine<'static> {
         bytes: 0,
         protocol: Protocol::Http11,
         tls: None,
+        agent: None,
     }
 }
 
@@ -442,11 +443,12 @@ proptest! {
         failure in prop::option::of(prop::sample::select(Failure::ALL)),
         (dyno, tls) in (prop::option::of(Just("web.1")), prop::option::of(Just("tls1.3"))),
         (connect, service) in (prop::option::of(any::<u64>()), prop::option::of(0..90_000_u64)),
-        (status, count) in (prop::option::of(100..600_u16), any::<u64>()),
+        (status, count, agent) in (prop::option::of(100..600_u16), any::<u64>(), prop::option::of(bytes())),
     ) {
         let line = LogLine {
             failure, method: &method, path: &path, host: &host, forwarded_for: &fwd, dyno, tls, status, bytes: count,
-            connect: connect.map(Duration::from_millis), service: service.map(Duration::from_millis), ..base()
+            connect: connect.map(Duration::from_millis), service: service.map(Duration::from_millis),
+            agent: agent.as_deref(), ..base()
         };
         let text = heroku(&line);
         prop_assert_eq!(text.bytes().filter(|&byte| byte == b'\n').count(), 1);
@@ -504,6 +506,9 @@ fn expected_fields(line: &LogLine<'_>) -> Vec<Field> {
         bare("tls", line.tls.is_some().to_string().as_bytes()),
         line.tls
             .and_then(|version| bare("tls_version", version.as_bytes())),
+        line.failure
+            .filter(|failure| *failure == Failure::Misdirected)
+            .and_then(|_| quoted("agent", line.agent.unwrap_or_default())),
     ]
     .into_iter()
     .flatten()
@@ -542,5 +547,9 @@ fn expected_json(line: &LogLine<'_>) -> Value {
     put("protocol", Some("http1.1".into()));
     put("tls", Some(line.tls.is_some().into()));
     put("tls_version", line.tls.map(Into::into));
+    if line.failure == Some(Failure::Misdirected) {
+        let agent = line.agent.unwrap_or_default();
+        put("agent", Some(String::from_utf8_lossy(agent).into()));
+    }
     Value::Object(object)
 }
