@@ -23,9 +23,7 @@ fn start(dyno: SocketAddr, keep_dyno_connections: bool) -> (Server, SocketAddr) 
         .web(1, dyno)
         .setting("dyno_keepalive", keep_dyno_connections);
     let router = routes::router(&RouteDoc::new(1, &[app]).to_bytes());
-    let listener = ListenerSettings {
-        address: ([127, 0, 0, 1], 0).into(),
-    };
+    let listener = ListenerSettings::http(([127, 0, 0, 1], 0).into());
     let server = Server::builder(router).listener(listener).start().unwrap();
     let address = *server.addresses().first().unwrap();
     (server, address)

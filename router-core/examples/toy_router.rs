@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{}: {}", rejection.app, rejection.reason);
     }
     let server = Server::builder(router)
-        .listener(ListenerSettings { address })
+        .listener(ListenerSettings::http(address))
         .start()?;
     eprintln!("listening on {:?}; Ctrl-C ends it", server.addresses());
     tokio::signal::ctrl_c().await?;

@@ -26,15 +26,15 @@ mod router;
 mod socket;
 mod table;
 mod tasks;
-mod tls;
 mod views;
 mod worker;
 
 pub mod feed;
 pub mod server;
 pub mod service;
+pub mod tls;
 
-pub use observe::{Event, Observer};
+pub use observe::{Event, Observer, TlsFailure};
 pub use router::{BuildError, Router, RouterBuilder, Stats};
 pub use service::{RouterLayer, RouterService};
 pub use table::{Applied, RouteTable};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use router_model::failure::Failure;
 use router_model::log_line::LogLine;
+use router_model::tls_version::TlsVersion;
 
 /// Told of every request and event.
 pub trait Observer: Send + Sync + 'static {
@@ -37,6 +38,68 @@ pub enum Event {
     TunnelOpened,
     /// An upgraded connection ended.
     TunnelClosed,
+    /// A TLS handshake with a client was finished.
+    TlsHandshake {
+        /// The version agreed on.
+        version: TlsVersion,
+        /// An earlier session went on (a ticket); else it was a full handshake.
+        resumed: bool,
+        /// HTTP/2 was agreed on.
+        http2: bool,
+        /// From the first byte that was waited for.
+        took: Duration,
+    },
+    /// A TLS handshake with a client came to nothing.
+    TlsFailed(TlsFailure),
+    /// A connection was closed before its handshake, because too many others were in theirs.
+    TlsRefused,
+    /// A connection was closed because it did not begin with the PROXY header that its listener wants.
+    ProxyHeaderRefused,
+}
+
+/// Why a TLS handshake came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// The client went away, or never began.
+    Gone,
+    /// It was not over in time.
+    Timeout,
+    /// There is no certificate for the name, and no default.
+    NoCertificate,
+    /// The client speaks no version that is allowed here.
+    Version,
+    /// The client speaks no protocol (ALPN) that is offered here.
+    Protocol,
+    /// The client did not like what it got: an alert, mostly about the certificate.
+    Alert,
+    /// What came was not TLS, or broke its rules.
+    Invalid,
+}
+
+impl TlsFailure {
+    /// Every failure, in the order in which they are documented.
+    pub const ALL: [Self; 7] = [
+        Self::Gone,
+        Self::Timeout,
+        Self::NoCertificate,
+        Self::Version,
+        Self::Protocol,
+        Self::Alert,
+        Self::Invalid,
+    ];
+
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Timeout => "timeout",
+            Self::NoCertificate => "no_certificate",
+            Self::Version => "version",
+            Self::Protocol => "protocol",
+            Self::Alert => "alert",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// Observes nothing.

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::observe::{Observer, Silent};
 use crate::table::RouteTable;
 use crate::tasks;
+use crate::tls::{CertificateStore, Challenges};
 use crate::worker::Worker;
 
 /// A router: a route table and the workers' state. Clones share everything.
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) via: String,
     pub(crate) affinity: AffinityKey,
     pub(crate) affinity_cookie: String,
+    pub(crate) certificates: Arc<CertificateStore>,
+    pub(crate) challenges: Arc<Challenges>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,
@@ -97,6 +100,16 @@ impl Router {
     /// The route table.
     pub fn table(&self) -> &RouteTable {
         &self.shared.table
+    }
+
+    /// The certificates that https listeners choose from by name.
+    pub fn certificates(&self) -> &Arc<CertificateStore> {
+        &self.shared.certificates
+    }
+
+    /// The ACME challenges that are answered at the moment.
+    pub fn challenges(&self) -> &Arc<Challenges> {
+        &self.shared.challenges
     }
 
     /// Numbers of this moment.
@@ -265,6 +278,8 @@ impl RouterBuilder {
             affinity: AffinityKey::new(self.affinity_key.as_deref().unwrap_or(&random)),
             affinity_cookie: affinity::cookie_name(&name),
             name,
+            certificates: Arc::default(),
+            challenges: Arc::default(),
             observer: self.observer.unwrap_or_else(|| Arc::new(Silent)),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),

@@ -214,7 +214,7 @@ async fn first_routes(state: &admin::State) {
 fn listen(config: &Config, router: &Router) -> Result<Server, StartError> {
     let mut server = Server::builder(router.clone());
     for &address in &config.listeners {
-        server = server.listener(ListenerSettings { address });
+        server = server.listener(ListenerSettings::http(address));
     }
     server.start()
 }

@@ -22,4 +22,5 @@ pub mod retry;
 pub mod settings;
 pub mod snapshot;
 pub mod timeouts;
+pub mod tls_version;
 pub mod verdict;

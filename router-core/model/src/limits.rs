@@ -34,6 +34,8 @@ pub struct Limits {
     pub response_buffer: usize,
     /// Client connections of the whole process; above it H22.
     pub client_connections: usize,
+    /// TLS handshakes in progress per worker; above it connections are closed at once.
+    pub tls_handshakes: usize,
     /// Kept connections per dyno and worker.
     pub idle_connections_per_dyno: usize,
     /// Request body bytes held before a dyno has been connected to.
@@ -57,6 +59,7 @@ impl Default for Limits {
             response_head: 1_048_576,
             response_buffer: 1_048_576,
             client_connections: 100_000,
+            tls_handshakes: 1000,
             idle_connections_per_dyno: 256,
             request_buffer: 65_536,
         }

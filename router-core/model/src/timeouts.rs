@@ -14,6 +14,8 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// Rolling: between two reads or writes of a body or a tunnel (H15, H28).
     pub idle: Duration,
+    /// One absolute deadline for a whole TLS handshake.
+    pub tls_handshake: Duration,
     /// One absolute deadline for a whole request head.
     pub client_header: Duration,
     /// A kept client connection between two requests.
@@ -31,6 +33,7 @@ impl Default for Timeouts {
             connect_total: Duration::from_secs(75),
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(55),
+            tls_handshake: Duration::from_secs(10),
             client_header: Duration::from_secs(60),
             client_idle: Duration::from_secs(60),
             dyno_idle: Duration::from_secs(90),

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
@@ -16,13 +17,56 @@ use crate::clock;
 use crate::peer::Peer;
 use crate::socket;
 use crate::tasks;
+use crate::tls::{DefaultCertificate, TlsVersion};
 use crate::worker::Worker;
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where to listen, and for what.
+#[derive(Debug, Clone)]
 pub struct ListenerSettings {
     /// Address and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// Makes it an https listener.
+    pub tls: Option<TlsListenerSettings>,
+    /// Every connection begins with a PROXY header (version 1 or 2), or is closed.
+    pub proxy_protocol: bool,
+    /// Clients whose `X-Forwarded-*` and `X-Request-Start` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Without TLS: a client may begin with HTTP/2 (RFC 9113 §3.3).
+    pub http2_prior_knowledge: bool,
+}
+
+impl ListenerSettings {
+    /// Plain HTTP/1 at this address, and nobody trusted.
+    pub fn http(address: SocketAddr) -> Self {
+        Self {
+            address,
+            tls: None,
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+            http2_prior_knowledge: false,
+        }
+    }
+}
+
+/// TLS of one listener.
+#[derive(Debug, Clone)]
+pub struct TlsListenerSettings {
+    /// What clients get that name no host, or one that no certificate has. Without it their handshake fails.
+    pub default: Option<Arc<DefaultCertificate>>,
+    /// The oldest version spoken; an app may ask for a newer one.
+    pub min_version: TlsVersion,
+    /// Whether HTTP/2 is offered (ALPN); an app may decline it.
+    pub http2: bool,
+}
+
+impl Default for TlsListenerSettings {
+    fn default() -> Self {
+        Self {
+            default: None,
+            min_version: TlsVersion::default(),
+            http2: true,
+        }
+    }
 }
 
 /// Why a server did not start.

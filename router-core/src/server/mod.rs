@@ -4,5 +4,5 @@ pub(crate) mod connection;
 mod listener;
 mod workers;
 
-pub use listener::{ListenerSettings, StartError};
+pub use listener::{ListenerSettings, StartError, TlsListenerSettings};
 pub use workers::{DrainReport, Server, ServerBuilder};

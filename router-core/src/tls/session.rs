@@ -1,5 +1,9 @@
 //! What a finished handshake says about its connection.
 
+use std::sync::Arc;
+
+use super::certificate::Certificate;
+
 /// What a TLS handshake agreed on.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsSession {
@@ -7,4 +11,6 @@ pub(crate) struct TlsSession {
     pub(crate) version: &'static str,
     /// The name that the client asked for (SNI), normalised like a host; `None` when it sent none.
     pub(crate) sni: Option<Box<str>>,
+    /// The certificate that answered.
+    pub(crate) certificate: Option<Arc<Certificate>>,
 }

@@ -79,9 +79,7 @@ impl World {
         }
         let router = builder.build().expect("build the router");
         let ip = setup.listen.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
-        let listener = ListenerSettings {
-            address: SocketAddr::from((ip, 0)),
-        };
+        let listener = ListenerSettings::http(SocketAddr::from((ip, 0)));
         let server = Server::builder(router.clone())
             .listener(listener)
             .start()

@@ -70,7 +70,12 @@ impl Metrics {
             return;
         };
         match event {
-            Event::ConnectAttempt | Event::TunnelClosed => {}
+            Event::ConnectAttempt
+            | Event::TunnelClosed
+            | Event::TlsHandshake { .. }
+            | Event::TlsFailed(_)
+            | Event::TlsRefused
+            | Event::ProxyHeaderRefused => {}
             Event::Connected(duration) => shard.connect.observe(duration),
             Event::ConnectFailed(failure) => shard.connect_failure(code_number(failure)),
             Event::Retry => shard.retry(),
