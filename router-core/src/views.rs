@@ -8,8 +8,9 @@ use router_model::app::DynoState;
 use router_model::failure::Failure;
 use router_model::hostname;
 use router_model::limits::Limits;
-use router_model::settings::{Balancer, HashKey, Settings};
+use router_model::settings::{Balancer, DynoProtocol, DynoTls, HashKey, Hsts, Settings};
 use router_model::timeouts::Timeouts;
+use router_model::tls_version::TlsVersion;
 use router_model::verdict;
 use serde::{Serialize, Serializer};
 
@@ -102,8 +103,18 @@ pub struct EffectiveSettings {
     pub dyno_keepalive: bool,
     /// Whether `Expect: 100-continue` is passed to the dyno.
     pub end_to_end_continue: bool,
-    /// Whether clients may use HTTP/2 with this app. The router speaks none yet.
+    /// Whether clients may use HTTP/2 with this app.
     pub http2: bool,
+    /// Whether clients without TLS are sent to `https://`.
+    pub redirect_to_https: bool,
+    /// `Strict-Transport-Security` over TLS.
+    pub hsts: Option<Hsts>,
+    /// The oldest TLS version for clients; `None` is as the listener has it.
+    pub min_tls_version: Option<TlsVersion>,
+    /// What is spoken to dynos.
+    pub dyno_protocol: DynoProtocol,
+    /// TLS to dynos; a PEM text is only mentioned.
+    pub dyno_tls: Option<DynoTls>,
     /// Time for the first byte of a response (H12); `"30s"` in the JSON.
     #[serde(serialize_with = "duration_text")]
     pub first_byte_timeout: Duration,
@@ -126,6 +137,11 @@ impl EffectiveSettings {
             dyno_keepalive: settings.dyno_keepalive,
             end_to_end_continue: settings.end_to_end_continue,
             http2: settings.http2,
+            redirect_to_https: settings.redirect_to_https,
+            hsts: settings.hsts.clone(),
+            min_tls_version: settings.min_tls_version,
+            dyno_protocol: settings.dyno_protocol,
+            dyno_tls: settings.dyno_tls.clone(),
             first_byte_timeout: settings.first_byte_timeout.unwrap_or(timeouts.first_byte),
             idle_timeout: settings.idle_timeout.unwrap_or(timeouts.idle),
             concurrent_requests_per_dyno: settings
@@ -446,6 +462,12 @@ mod tests {
             (
                 serde_json::json!({"balancer": "consistent_hash", "hash_key": {"header": "X-Tenant"}}),
                 serde_json::json!({"balancer": "consistent_hash", "hash_key": {"header": "x-tenant"}, "first_byte_timeout": "30s"}),
+            ),
+            (
+                serde_json::json!({"redirect_to_https": true, "hsts": true, "min_tls_version": "1.3", "dyno_protocol": "h2",
+                    "dyno_tls": {"verify": "-----BEGIN CERTIFICATE-----"}}),
+                serde_json::json!({"redirect_to_https": true, "hsts": "max-age=31536000", "min_tls_version": "1.3",
+                    "dyno_protocol": "h2", "dyno_tls": {"verify": "PEM in the document", "identity": "dyno-name"}}),
             ),
         ] {
             let router = router(serde_json::json!({"settings": settings}));

@@ -1,5 +1,5 @@
-//! Every size and count that the router bounds, with Heroku's figures as defaults. Sizes are bytes; a line is counted
-//! without its CRLF.
+//! Every size and count that the router bounds, with Heroku's figures as defaults where there are any. Sizes are bytes;
+//! a line is counted without its CRLF.
 
 use std::time::Duration;
 
@@ -40,6 +40,51 @@ pub struct Limits {
     pub idle_connections_per_dyno: usize,
     /// Request body bytes held before a dyno has been connected to.
     pub request_buffer: usize,
+    /// What an HTTP/2 connection of a client may use.
+    pub http2: Http2Limits,
+}
+
+/// What a client may use of the router on one HTTP/2 connection, all of it said to the client or counted: a protocol with
+/// so many ways to make the other side work has no safe defaults. Budgets are per connection and
+/// [`Http2Limits::PERIOD`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Limits {
+    /// Streams at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub streams: u32,
+    /// Bytes of a header list, 32 more for each field (SETTINGS_MAX_HEADER_LIST_SIZE, RFC 9113 §6.5.2).
+    pub header_list: u32,
+    /// Bytes that a client may send on a stream before the router has passed them on (SETTINGS_INITIAL_WINDOW_SIZE).
+    pub stream_window: u32,
+    /// The same for a connection.
+    pub connection_window: u32,
+    /// Streams that a client may reset (CVE-2023-44487).
+    pub resets: u32,
+    /// PING frames.
+    pub pings: u32,
+    /// SETTINGS frames.
+    pub settings: u32,
+    /// DATA, HEADERS and CONTINUATION frames that carry nothing and end nothing.
+    pub empty_frames: u32,
+}
+
+impl Http2Limits {
+    /// The time that budgets are for.
+    pub const PERIOD: Duration = Duration::from_secs(10);
+}
+
+impl Default for Http2Limits {
+    fn default() -> Self {
+        Self {
+            streams: 128,
+            header_list: 65_536,
+            stream_window: 262_144,
+            connection_window: 1_048_576,
+            resets: 200,
+            pings: 100,
+            settings: 100,
+            empty_frames: 200,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -62,6 +107,7 @@ impl Default for Limits {
             tls_handshakes: 1000,
             idle_connections_per_dyno: 256,
             request_buffer: 65_536,
+            http2: Http2Limits::default(),
         }
     }
 }

@@ -1,12 +1,22 @@
 //! The settings of one app: what a control plane may choose per app, with the defaults of the route document. A setting
 //! that is `None` means "as the router's own configuration says"; the enumerations know their spelling in the document.
 
+mod dyno_tls;
+mod hsts;
+
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-/// What one app may choose for itself. Every field is legal in every combination.
+use crate::tls_version::TlsVersion;
+
+pub use dyno_tls::{DynoProtocol, DynoTls, Identity, UnknownDynoProtocol, Verify};
+pub use hsts::{Hsts, HstsError};
+
+/// What one app may choose for itself. Every field is legal in every combination, but for `dyno_protocol`: `h2` is with
+/// `dyno_tls`, `h2c` is without.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Settings {
     /// Page shown (in a frame) instead of the router's own error page.
@@ -25,6 +35,17 @@ pub struct Settings {
     pub end_to_end_continue: bool,
     /// Whether clients may use HTTP/2 with this app.
     pub http2: bool,
+    /// Whether clients who come without TLS are sent to the same address with `https://` (308).
+    pub redirect_to_https: bool,
+    /// `Strict-Transport-Security` of the responses that go out over TLS.
+    pub hsts: Option<Hsts>,
+    /// The oldest version of TLS that clients may use with the app, chosen by SNI; the listener's if `None`. It only
+    /// ever raises the listener's.
+    pub min_tls_version: Option<TlsVersion>,
+    /// What is spoken to the app's dynos.
+    pub dyno_protocol: DynoProtocol,
+    /// TLS to the app's dynos; plain TCP if `None`.
+    pub dyno_tls: Option<DynoTls>,
     /// Time for the first byte of a response (H12); the router's default if `None`.
     #[serde(serialize_with = "duration_text")]
     pub first_byte_timeout: Option<Duration>,
@@ -46,9 +67,23 @@ impl Default for Settings {
             dyno_keepalive: true,
             end_to_end_continue: false,
             http2: true,
+            redirect_to_https: false,
+            hsts: None,
+            min_tls_version: None,
+            dyno_protocol: DynoProtocol::default(),
+            dyno_tls: None,
             first_byte_timeout: None,
             idle_timeout: None,
             concurrent_requests_per_dyno: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Makes the file names in the settings start from a folder, unless they are absolute.
+    pub(crate) fn start_from(&mut self, folder: &Path) {
+        if let Some(tls) = &mut self.dyno_tls {
+            tls.verify.start_from(folder);
         }
     }
 }
@@ -173,6 +208,8 @@ mod tests {
         let settings = Settings::default();
         assert!(settings.dyno_keepalive && settings.http2);
         assert!(!settings.session_affinity && !settings.end_to_end_continue);
+        assert!(!settings.redirect_to_https && settings.hsts.is_none());
+        assert!(settings.dyno_tls.is_none() && !settings.dyno_protocol.is_http2());
         assert_eq!(settings.hash_key, HashKey::ClientAddress);
     }
 }

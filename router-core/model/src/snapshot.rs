@@ -2,16 +2,21 @@
 //! it; what is wrong with one app rejects that app alone, with every reason at once. Parsing never panics and takes
 //! time linear in the document, whatever it holds.
 
+mod certificate;
 mod raw;
 mod reasons;
+mod tls;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::App;
+
+pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText};
 
 /// One accepted route document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +29,30 @@ pub struct Snapshot {
     pub apps: Vec<Arc<App>>,
     /// The bad apps.
     pub rejected: Vec<Rejection>,
+    /// The certificates as far as the document says which they are; whether they are any good, only reading them tells.
+    pub certificates: Vec<CertificateEntry>,
+    /// The entries of `certificates` that say nothing usable.
+    pub rejected_certificates: Vec<Rejection>,
 }
 
-/// An app, or one of its domains, that was not applied, and why.
+impl Snapshot {
+    /// Makes every file name in the document start from a folder, unless it is absolute.
+    pub fn start_from(&mut self, folder: &Path) {
+        for entry in &mut self.certificates {
+            entry.source.start_from(folder);
+        }
+        // Copies no app that names no file.
+        let names_a_file = |app: &&mut Arc<App>| app.settings.dyno_tls.is_some();
+        for app in self.apps.iter_mut().filter(names_a_file) {
+            Arc::make_mut(app).settings.start_from(folder);
+        }
+    }
+}
+
+/// An app, one of its domains or a certificate that was not applied, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejection {
-    /// The app's name, or its place (`apps[3]`) when it has no usable one.
+    /// The app's name, or its place (`apps[3]`) when it has no usable one; a certificate's place (`certificates[3]`).
     pub app: String,
     /// Every reason: field, value and what is allowed, separated by `; `.
     pub reason: String,
@@ -62,18 +85,25 @@ pub enum SnapshotError {
     },
 }
 
-/// Reads a route document.
-pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
-    let Value::Object(document) = serde_json::from_slice(document)? else {
-        return Err(SnapshotError::NotAnObject);
-    };
-    let field = |field: &'static str, expected: &'static str| {
-        let found = reasons::describe(document.get(field));
-        SnapshotError::Field {
+impl SnapshotError {
+    fn of_field(field: &'static str, value: Option<&Value>, expected: &'static str) -> Self {
+        Self::Field {
             field,
-            found,
+            found: reasons::describe(value),
             expected,
         }
+    }
+}
+
+/// Reads a route document.
+pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let Value::Object(mut document) = serde_json::from_slice(document)? else {
+        return Err(SnapshotError::NotAnObject);
+    };
+    // Taken out, so that the keys in it are moved and not copied.
+    let certificates = document.remove("certificates");
+    let field = |field: &'static str, expected: &'static str| {
+        SnapshotError::of_field(field, document.get(field), expected)
     };
     if document.get("format").and_then(Value::as_u64) != Some(FORMAT) {
         let found = reasons::describe(document.get("format"));
@@ -91,12 +121,15 @@ pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
     let Some(Value::Array(values)) = document.get("apps") else {
         return Err(field("apps", "must be an array of apps"));
     };
+    let (certificates, rejected_certificates) = certificate::entries(certificates)?;
 
     let mut snapshot = Snapshot {
         revision,
         allow_shrink,
         apps: Vec::with_capacity(values.len()),
         rejected: Vec::new(),
+        certificates,
+        rejected_certificates,
     };
     let mut names: HashSet<Arc<str>> = HashSet::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {

@@ -22,6 +22,8 @@ pub struct Timeouts {
     pub client_idle: Duration,
     /// A kept dyno connection between two requests.
     pub dyno_idle: Duration,
+    /// The PROXY protocol's header, where one is required.
+    pub proxy_header: Duration,
     /// For the requests in flight at shutdown, then they are cut (H24).
     pub drain: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for Timeouts {
             client_header: Duration::from_secs(60),
             client_idle: Duration::from_secs(60),
             dyno_idle: Duration::from_secs(90),
+            proxy_header: Duration::from_secs(3),
             drain: Duration::from_secs(30),
         }
     }

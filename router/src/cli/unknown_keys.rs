@@ -23,7 +23,8 @@ pub(super) fn warnings(document: &[u8]) -> Vec<String> {
         } else {
             format!("app {}: ", name.escape_debug())
         };
-        look(&mut warnings, &place, app, &[APP, LATER]);
+        look(&mut warnings, &place, app, &[APP, TLS]);
+        dyno_tls(&mut warnings, &place, app);
         for (index, dyno) in objects(app, "dynos") {
             look(
                 &mut warnings,
@@ -34,10 +35,17 @@ pub(super) fn warnings(document: &[u8]) -> Vec<String> {
         }
         if let Some(Value::Object(settings)) = app.get("settings") {
             let place = format!("{place}settings.");
-            look(&mut warnings, &place, settings, &[SETTINGS, LATER]);
+            look(&mut warnings, &place, settings, &[SETTINGS, TLS]);
+            dyno_tls(&mut warnings, &place, settings);
         }
     }
     warnings
+}
+
+fn dyno_tls(warnings: &mut Vec<String>, place: &str, object: &Map<String, Value>) {
+    if let Some(Value::Object(tls)) = object.get("dyno_tls") {
+        look(warnings, &format!("{place}dyno_tls."), tls, &[DYNO_TLS]);
+    }
 }
 
 /// The objects in a list, with their places in it.
@@ -93,8 +101,15 @@ const SETTINGS: &[&str] = &[
     "idle_timeout",
     "concurrent_requests_per_dyno",
 ];
-/// What an app will be able to say once the router speaks TLS and HTTP/2; documents may say it already.
-const LATER: &[&str] = &["dyno_tls", "dyno_protocol", "redirect_to_https", "hsts"];
+/// What may stand among an app's settings or beside its name.
+const TLS: &[&str] = &[
+    "redirect_to_https",
+    "hsts",
+    "min_tls_version",
+    "dyno_protocol",
+    "dyno_tls",
+];
+const DYNO_TLS: &[&str] = &["verify", "identity"];
 
 #[cfg(test)]
 mod tests {
@@ -108,7 +123,7 @@ mod tests {
             "format": 1, "revision": 1, "alow_shrink": true, "certificates": [{"key": "", "chian": ""}, 7],
             "apps": [
                 {"name": "shop", "domain": [], "dynos": [{"name": "web.1", "adress": "127.0.0.1:1"}, "web.2"],
-                 "settings": {"idle_timout": "5s", "xyz": {"balancer": 1}}},
+                 "settings": {"idle_timout": "5s", "xyz": {"balancer": 1}, "dyno_tls": {"verfy": ""}}},
                 {"released": null, "2\n": 1},
                 "no app",
             ],
@@ -122,6 +137,7 @@ mod tests {
                 "app apps[1]: 2\\n: unknown key; it is ignored",
                 "app shop: domain: unknown key, the nearest known one is \"domains\"; it is ignored",
                 "app shop: dynos[0].adress: unknown key, the nearest known one is \"address\"; it is ignored",
+                "app shop: settings.dyno_tls.verfy: unknown key, the nearest known one is \"verify\"; it is ignored",
                 "app shop: settings.idle_timout: unknown key, the nearest known one is \"idle_timeout\"; it is ignored",
                 "app shop: settings.xyz: unknown key; it is ignored",
                 "certificates[0].chian: unknown key, the nearest known one is \"chain\"; it is ignored",
@@ -152,7 +168,7 @@ mod tests {
     fn every_setting_that_the_router_has_is_known() {
         let settings = serde_json::to_value(router_core::model::settings::Settings::default());
         for key in settings.unwrap().as_object().unwrap().keys() {
-            assert!(SETTINGS.contains(&key.as_str()), "{key}");
+            assert!([SETTINGS, TLS].concat().contains(&key.as_str()), "{key}");
         }
     }
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::app::{Dyno, DynoName, DynoState};
-use crate::settings::Settings;
+use crate::settings::{DynoProtocol, DynoTls, Hsts, Identity, Settings, Verify};
+use crate::tls_version::TlsVersion;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct NaiveTable {
@@ -97,6 +98,8 @@ fn snapshot(apps: &[Arc<App>], rejected: &[&str]) -> Snapshot {
         allow_shrink: false,
         apps: apps.to_vec(),
         rejected,
+        certificates: Vec::new(),
+        rejected_certificates: Vec::new(),
     }
 }
 
@@ -236,6 +239,42 @@ fn the_newcomer_loses_only_the_domain_in_question_and_is_told_why() {
             reason: reason.to_owned()
         }]
     );
+}
+
+#[test]
+fn an_app_that_chose_anything_else_is_put_in() {
+    let tls = |identity: &str| DynoTls {
+        verify: Verify::System,
+        identity: Identity::parse(identity).unwrap(),
+    };
+    let choose: [fn(&mut Settings); 5] = [
+        |settings| settings.redirect_to_https = true,
+        |settings| settings.hsts = Some(Hsts::a_year()),
+        |settings| settings.min_tls_version = Some(TlsVersion::V1_3),
+        |settings| settings.dyno_protocol = DynoProtocol::H2c,
+        |settings| settings.http2 = false,
+    ];
+    let mut versions: Vec<_> = choose
+        .iter()
+        .map(changed)
+        .collect();
+    versions.push(changed(|settings| settings.dyno_tls = Some(tls("none"))));
+    versions.push(changed(|settings| {
+        settings.dyno_tls = Some(tls("a.test"));
+    }));
+    for (before, after) in versions.iter().zip(&versions[1..]) {
+        let table = NaiveTable::applied(&snapshot(std::slice::from_ref(before), &[]));
+        let same = plan(&table, &snapshot(std::slice::from_ref(before), &[]));
+        assert_eq!(upserted(&same), []);
+        let other = plan(&table, &snapshot(std::slice::from_ref(after), &[]));
+        assert_eq!(upserted(&other), [("a", vec!["a.test"])]);
+    }
+}
+
+fn changed(choose: impl Fn(&mut Settings)) -> Arc<App> {
+    let mut app = App::clone(&app("a", &["a.test"], 1));
+    choose(&mut app.settings);
+    Arc::new(app)
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::reasons::Reasons;
+use super::tls;
 use crate::app::{App, Dyno, DynoName, DynoState, LONGEST_NAME, is_name_character};
 use crate::hostname::Domain;
 use crate::settings::{HashKey, Settings};
@@ -244,16 +245,24 @@ fn formation(fields: &mut Fields<'_, '_>) -> Option<BTreeMap<String, u32>> {
 
 fn settings(fields: &mut Fields<'_, '_>) -> Settings {
     let mut settings = Settings::default();
-    let Some(object) = fields.object_at("settings", "must be an object") else {
-        return settings;
-    };
-    let mut fields = Fields {
-        object,
-        path: "settings.".to_owned(),
-        reasons: fields.reasons,
-    };
-    settings.error_page_url = page_url(&mut fields, "error_page_url");
-    settings.maintenance_page_url = page_url(&mut fields, "maintenance_page_url");
+    // Those that concern TLS and HTTP/2 may also stand beside the app's name; among its settings they win.
+    tls::settings(fields, &mut settings);
+    if let Some(object) = fields.object_at("settings", "must be an object") {
+        let mut fields = Fields {
+            object,
+            path: "settings.".to_owned(),
+            reasons: fields.reasons,
+        };
+        tls::settings(&mut fields, &mut settings);
+        own_settings(&mut fields, &mut settings);
+    }
+    tls::check(fields, &settings);
+    settings
+}
+
+fn own_settings(fields: &mut Fields<'_, '_>, settings: &mut Settings) {
+    settings.error_page_url = page_url(fields, "error_page_url");
+    settings.maintenance_page_url = page_url(fields, "maintenance_page_url");
     if let Some(value) = fields.present("balancer") {
         match value.as_str().unwrap_or_default().parse() {
             Ok(balancer) => settings.balancer = balancer,
@@ -274,11 +283,9 @@ fn settings(fields: &mut Fields<'_, '_>) -> Settings {
     settings.dyno_keepalive = fields.flag("dyno_keepalive", settings.dyno_keepalive);
     settings.end_to_end_continue = fields.flag("end_to_end_continue", settings.end_to_end_continue);
     settings.http2 = fields.flag("http2", settings.http2);
-    settings.first_byte_timeout = duration(&mut fields, "first_byte_timeout");
-    settings.idle_timeout = duration(&mut fields, "idle_timeout");
-    settings.concurrent_requests_per_dyno =
-        request_limit(&mut fields, "concurrent_requests_per_dyno");
-    settings
+    settings.first_byte_timeout = duration(fields, "first_byte_timeout");
+    settings.idle_timeout = duration(fields, "idle_timeout");
+    settings.concurrent_requests_per_dyno = request_limit(fields, "concurrent_requests_per_dyno");
 }
 
 fn page_url(fields: &mut Fields<'_, '_>, key: &str) -> Option<String> {
@@ -341,31 +348,36 @@ fn request_limit(fields: &mut Fields<'_, '_>, key: &str) -> Option<u32> {
 }
 
 /// An object of the document, where it stands, and where to say what is wrong with it.
-struct Fields<'v, 'r> {
-    object: &'v Map<String, Value>,
+pub(super) struct Fields<'v, 'r> {
+    pub(super) object: &'v Map<String, Value>,
     /// What to put before a key, `settings.` for instance.
-    path: String,
-    reasons: &'r mut Reasons,
+    pub(super) path: String,
+    pub(super) reasons: &'r mut Reasons,
 }
 
 impl<'v> Fields<'v, '_> {
-    fn wrong(&mut self, key: &str, value: Option<&Value>, expected: impl std::fmt::Display) {
+    pub(super) fn wrong(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        expected: impl std::fmt::Display,
+    ) {
         self.reasons
             .add(&format!("{}{key}", self.path), value, expected);
     }
 
     /// Says what is wrong with the value of a key, and gives nothing in its place.
-    fn refuse<T>(&mut self, key: &str, expected: impl std::fmt::Display) -> Option<T> {
+    pub(super) fn refuse<T>(&mut self, key: &str, expected: impl std::fmt::Display) -> Option<T> {
         self.wrong(key, self.object.get(key), expected);
         None
     }
 
     /// The value of a key that may be left out.
-    fn present(&self, key: &str) -> Option<&'v Value> {
+    pub(super) fn present(&self, key: &str) -> Option<&'v Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
         match self.present(key) {
             None => default,
             Some(Value::Bool(flag)) => *flag,
@@ -373,14 +385,18 @@ impl<'v> Fields<'v, '_> {
         }
     }
 
-    fn text(&mut self, key: &str) -> Option<&'v str> {
+    pub(super) fn text(&mut self, key: &str) -> Option<&'v str> {
         match self.present(key)? {
             Value::String(text) => Some(text),
             _ => self.refuse(key, "must be a text"),
         }
     }
 
-    fn object_at(&mut self, key: &str, expected: &str) -> Option<&'v Map<String, Value>> {
+    pub(super) fn object_at(
+        &mut self,
+        key: &str,
+        expected: &str,
+    ) -> Option<&'v Map<String, Value>> {
         match self.present(key)? {
             Value::Object(object) => Some(object),
             _ => self.refuse(key, expected),

@@ -12,8 +12,12 @@ pub(super) struct Reasons(Vec<String>);
 impl Reasons {
     /// Notes that `value` at `field` is not what it has to be.
     pub(super) fn add(&mut self, field: &str, value: Option<&Value>, expected: impl Display) {
-        self.0
-            .push(format!("{field}: {}, {expected}", describe(value)));
+        self.add_described(field, &describe(value), expected);
+    }
+
+    /// The same for a value that must not be shown.
+    pub(super) fn add_described(&mut self, field: &str, found: &str, expected: impl Display) {
+        self.0.push(format!("{field}: {found}, {expected}"));
     }
 
     /// Every reason.

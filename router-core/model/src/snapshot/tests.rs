@@ -477,6 +477,12 @@ fn any_value() -> impl Strategy<Value = Value> {
                 "error_page_url",
                 "suspended",
                 "maintenance",
+                "hsts",
+                "min_tls_version",
+                "dyno_protocol",
+                "dyno_tls",
+                "verify",
+                "identity",
             ])
             .prop_map(str::to_owned),
             "\\PC{0,6}",
@@ -501,6 +507,16 @@ proptest! {
     }
 
     #[test]
+    fn every_certificate_is_accepted_or_rejected_with_a_reason(values in proptest::collection::vec(any_value(), 0..4)) {
+        let document = json!({"format": 1, "revision": 1, "apps": [], "certificates": values});
+        let snapshot = parse(&serde_json::to_vec(&document).unwrap()).unwrap();
+        let rejected = snapshot.rejected_certificates;
+        prop_assert_eq!(snapshot.certificates.len() + rejected.len(), values.len());
+        prop_assert!(rejected.iter().all(|rejection| !rejection.reason.is_empty()));
+        prop_assert!(rejected.iter().all(|rejection| !rejection.reason.contains(char::is_control)));
+    }
+
+    #[test]
     fn every_app_is_accepted_or_rejected_with_a_reason(apps in proptest::collection::vec(any_value(), 0..4)) {
         let snapshot = parse(&document(json!(apps))).unwrap();
         prop_assert_eq!(snapshot.apps.len() + snapshot.rejected.len(), apps.len());
@@ -512,7 +528,8 @@ proptest! {
     fn one_strange_field_never_touches_the_other_app(
         pointer in proptest::sample::select(vec![
             "/domains", "/domains/0", "/dynos", "/dynos/0", "/dynos/0/address", "/formation", "/settings",
-            "/settings/hash_key", "/settings/idle_timeout", "/settings/error_page_url",
+            "/settings/hash_key", "/settings/idle_timeout", "/settings/error_page_url", "/settings/hsts",
+            "/settings/dyno_protocol", "/settings/dyno_tls", "/dyno_tls",
         ]),
         value in any_value(),
     ) {
