@@ -121,6 +121,34 @@ impl Wire {
             .is_some_and(|written| written.is_ok())
     }
 
+    /// [`Wire::try_write`] that takes in what arrives meanwhile, for peers that answer before they read on.
+    pub(crate) async fn write_while_reading(&mut self, bytes: &[u8]) -> bool {
+        let (mut reader, mut writer) = tokio::io::split(&mut self.io);
+        let (mut received, mut ended) = (Vec::new(), None);
+        let writing = async {
+            writer.write_all(bytes).await?;
+            writer.flush().await
+        };
+        let reading = async {
+            while ended.is_none() {
+                ended = ending(&reader.read_buf(&mut received).await);
+            }
+            std::future::pending::<()>().await;
+        };
+        let written = within(DEADLINE, async {
+            tokio::select! {
+                biased;
+                written = writing => written,
+                () = reading => unreachable!("reading never ends"),
+            }
+        })
+        .await;
+        self.unread.extend_from_slice(&received);
+        self.seen.extend_from_slice(&received);
+        self.ended = self.ended.or(ended);
+        written.is_some_and(|written| written.is_ok())
+    }
+
     pub(crate) async fn head(&mut self) -> Read<RawHead> {
         loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
@@ -250,23 +278,30 @@ impl Wire {
             return Err(Short::Ended(ending));
         }
         let mut buffer = vec![0; 64 * 1024];
-        let ending = match self.io.read(&mut buffer).await {
-            Ok(0) => Ending::Closed,
-            Ok(count) => {
-                self.unread.extend_from_slice(&buffer[..count]);
-                self.seen.extend_from_slice(&buffer[..count]);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ending::Reset,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ending::Truncated,
-            Err(error) => panic!("reading: {error}"),
-        };
-        self.ended = Some(ending);
-        Err(Short::Ended(ending))
+        let read = self.io.read(&mut buffer).await;
+        self.ended = ending(&read);
+        if let Some(ending) = self.ended {
+            return Err(Short::Ended(ending));
+        }
+        let read = &buffer[..read.unwrap_or_default()];
+        self.unread.extend_from_slice(read);
+        self.seen.extend_from_slice(read);
+        Ok(())
     }
 
     fn take(&mut self, count: usize) -> Vec<u8> {
         self.unread.drain(..count).collect()
+    }
+}
+
+/// The end of the connection that a read met, if it met one.
+fn ending(read: &io::Result<usize>) -> Option<Ending> {
+    match read {
+        Ok(0) => Some(Ending::Closed),
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Some(Ending::Reset),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(Ending::Truncated),
+        Err(error) => panic!("reading: {error}"),
     }
 }
 
