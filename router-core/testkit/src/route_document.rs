@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
+use crate::test_ca::TestCertificate;
+
 /// One app of a route document.
 #[derive(Debug, Clone)]
 pub struct AppDoc {
@@ -89,6 +91,17 @@ impl RouteDoc {
     pub fn new(revision: u64, apps: &[AppDoc]) -> Self {
         let apps: Vec<Value> = apps.iter().map(AppDoc::to_json).collect();
         Self(json!({"format": 1, "revision": revision, "apps": apps}))
+    }
+
+    /// Adds a certificate, inline.
+    #[must_use]
+    pub fn certificate(mut self, certificate: &TestCertificate) -> Self {
+        let entry = json!({"chain": certificate.chain_pem(), "key": certificate.key_pem()});
+        match self.0.get_mut("certificates").and_then(Value::as_array_mut) {
+            Some(entries) => entries.push(entry),
+            None => self.0["certificates"] = json!([entry]),
+        }
+        self
     }
 
     /// Lets the document remove as many domains as it likes.

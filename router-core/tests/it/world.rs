@@ -13,9 +13,13 @@ use router_core::model::limits::Limits;
 use router_core::model::log_line::LogLine;
 use router_core::model::snapshot;
 use router_core::model::timeouts::Timeouts;
-use router_core::server::{DrainReport, ListenerSettings, Server};
+use router_core::server::{DrainReport, ListenerSettings, Server, TlsListenerSettings};
+use router_core::tls::{Certificate, DefaultCertificate, Origin, TlsVersion};
 use router_core::{Applied, Event, Observer, Router};
-use router_testkit::{AppDoc, FakeDyno, LogRecord, LogSink, RawClient, RouteDoc};
+use router_testkit::{
+    AppDoc, FakeDyno, H2Client, LogRecord, LogSink, RawClient, RawH2, RouteDoc, TestCa,
+    TestCertificate, TlsDialer,
+};
 
 /// A running router. Ends with [`World::finish`], and says so when it does not.
 pub(crate) struct World {
@@ -24,6 +28,7 @@ pub(crate) struct World {
     pub(crate) seen: Arc<Seen>,
     server: Option<Server>,
     address: SocketAddr,
+    https: Option<(SocketAddr, TestCa)>,
     revision: Cell<u64>,
     finished: bool,
 }
@@ -37,6 +42,59 @@ pub(crate) struct Setup {
     pub(crate) affinity_key: Option<&'static [u8]>,
     pub(crate) workers: Option<usize>,
     pub(crate) listen: Option<IpAddr>,
+    /// CIDRs, on every listener.
+    pub(crate) trusted_proxies: Vec<&'static str>,
+    pub(crate) proxy_protocol: bool,
+    /// Lets clients of the http listener begin with HTTP/2.
+    pub(crate) http2_prior_knowledge: bool,
+    /// Adds an https listener.
+    pub(crate) https: Option<Https>,
+}
+
+/// An https listener of a test.
+pub(crate) struct Https {
+    pub(crate) ca: TestCa,
+    /// The default certificate, for `shop.test` unless changed.
+    pub(crate) default: Option<TestCertificate>,
+    pub(crate) min_version: TlsVersion,
+    pub(crate) http2: bool,
+}
+
+impl Setup {
+    /// Adds an https listener with the usual settings, to be changed.
+    pub(crate) fn https(&mut self) -> &mut Https {
+        self.https.get_or_insert_with(|| {
+            let ca = TestCa::new("the tests' authority");
+            Https {
+                default: Some(ca.certificate(&["shop.test", "*.shop.test"])),
+                ca,
+                min_version: TlsVersion::V1_2,
+                http2: true,
+            }
+        })
+    }
+
+    fn listener(&self) -> ListenerSettings {
+        let ip = self.listen.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+        let trusted = self.trusted_proxies.iter();
+        ListenerSettings {
+            proxy_protocol: self.proxy_protocol,
+            trusted_proxies: trusted.map(|cidr| cidr.parse().expect("a CIDR")).collect(),
+            http2_prior_knowledge: self.http2_prior_knowledge,
+            ..ListenerSettings::http(SocketAddr::from((ip, 0)))
+        }
+    }
+}
+
+impl Https {
+    fn settings(&self) -> TlsListenerSettings {
+        let default = self.default.as_ref();
+        TlsListenerSettings {
+            default: default.map(|default| Arc::new(DefaultCertificate::new(certificate(default)))),
+            min_version: self.min_version,
+            http2: self.http2,
+        }
+    }
 }
 
 /// Events counted, beside the log.
@@ -78,19 +136,25 @@ impl World {
             builder = builder.affinity_key(key);
         }
         let router = builder.build().expect("build the router");
-        let ip = setup.listen.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
-        let listener = ListenerSettings::http(SocketAddr::from((ip, 0)));
-        let server = Server::builder(router.clone())
-            .listener(listener)
-            .start()
-            .expect("start");
-        let address = server.addresses()[0];
+        let mut server = Server::builder(router.clone()).listener(setup.listener());
+        if let Some(https) = &setup.https {
+            server = server.listener(ListenerSettings {
+                tls: Some(https.settings()),
+                http2_prior_knowledge: false,
+                ..setup.listener()
+            });
+        }
+        let server = server.start().expect("start");
+        let addresses = server.addresses();
+        let address = addresses[0];
+        let https = setup.https.map(|https| (addresses[1], https.ca));
         Self {
             router,
             log,
             seen,
             server: Some(server),
             address,
+            https,
             revision: Cell::new(0),
             finished: false,
         }
@@ -130,6 +194,43 @@ impl World {
     /// A client connected to the router.
     pub(crate) async fn client(&self) -> RawClient {
         RawClient::connect(self.address).await
+    }
+
+    /// Where the router listens for https.
+    pub(crate) fn https_address(&self) -> SocketAddr {
+        self.https.as_ref().expect("an https listener").0
+    }
+
+    /// The authority of the router's certificates.
+    pub(crate) fn ca(&self) -> &TestCa {
+        &self.https.as_ref().expect("an https listener").1
+    }
+
+    /// A client's handshake that asks for this name and trusts the router's certificates only.
+    pub(crate) fn dialer(&self, name: &str) -> TlsDialer {
+        TlsDialer::trusting(self.ca(), name)
+    }
+
+    /// A client of HTTP/1.1 over TLS.
+    pub(crate) async fn tls_client(&self) -> RawClient {
+        let dialer = self.dialer("shop.test").alpn(&["http/1.1"]);
+        RawClient::connect_tls(self.https_address(), &dialer).await
+    }
+
+    /// A client of HTTP/2 over TLS.
+    pub(crate) async fn h2_client(&self) -> H2Client {
+        H2Client::connect_tls(self.https_address(), &self.dialer("shop.test")).await
+    }
+
+    /// A client of HTTP/2 with prior knowledge that sends any frame.
+    pub(crate) async fn raw_h2(&self) -> RawH2 {
+        RawH2::connect(self.address).await
+    }
+
+    /// Adds a certificate to those that the router chooses from by name.
+    pub(crate) fn hold(&self, held: &TestCertificate) {
+        let store = self.router.certificates();
+        store.insert(Origin::Document, Arc::new(certificate(held)));
     }
 
     /// Drains the router; the world can only be finished after that.
@@ -205,6 +306,12 @@ impl Seen {
     }
 }
 
+/// The router's own view of a certificate.
+pub(crate) fn certificate(certificate: &TestCertificate) -> Certificate {
+    let (chain, key) = (certificate.chain_pem(), certificate.key_pem());
+    Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect("a certificate to serve")
+}
+
 struct Recorder {
     log: LogSink,
     seen: Arc<Seen>,
@@ -273,13 +380,31 @@ pub(crate) fn ok(body: &str) -> String {
     )
 }
 
+/// A request of the shop over HTTP/2.
+pub(crate) fn h2_request(method: &str, target: &str) -> http::Request<()> {
+    let uri = format!("https://shop.test{target}");
+    let request = http::Request::builder().method(method).uri(uri);
+    request.body(()).expect("a request")
+}
+
 /// Milliseconds.
 pub(crate) const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// The line of an exchange that went well.
+/// The line of an exchange in the clear that went well.
 pub(crate) fn assert_served(record: &LogRecord, dyno: &str, status: u16) {
+    assert_went_well(record, dyno, status);
+    assert!(!record.tls(), "{record:?}");
+}
+
+/// The line of an exchange over TLS that went well.
+pub(crate) fn assert_served_tls(record: &LogRecord, dyno: &str, status: u16) {
+    assert_went_well(record, dyno, status);
+    assert!(record.tls(), "{record:?}");
+}
+
+fn assert_went_well(record: &LogRecord, dyno: &str, status: u16) {
     assert_eq!((record.at(), record.code()), ("info", None), "{record:?}");
     assert_eq!(
         (record.dyno(), record.status()),
@@ -290,7 +415,6 @@ pub(crate) fn assert_served(record: &LogRecord, dyno: &str, status: u16) {
         record.connect_ms().is_some() && record.service_ms().is_some(),
         "{record:?}"
     );
-    assert!(!record.tls(), "{record:?}");
 }
 
 /// The line of an exchange that failed with a code after a dyno was chosen.

@@ -254,10 +254,7 @@ fn an_app_that_chose_anything_else_is_put_in() {
         |settings| settings.dyno_protocol = DynoProtocol::H2c,
         |settings| settings.http2 = false,
     ];
-    let mut versions: Vec<_> = choose
-        .iter()
-        .map(changed)
-        .collect();
+    let mut versions: Vec<_> = choose.iter().map(changed).collect();
     versions.push(changed(|settings| settings.dyno_tls = Some(tls("none"))));
     versions.push(changed(|settings| {
         settings.dyno_tls = Some(tls("a.test"));
