@@ -66,8 +66,8 @@ pub enum TlsFailure {
     Timeout,
     /// There is no certificate for the name, and no default.
     NoCertificate,
-    /// The client speaks no version that is allowed here.
-    Version,
+    /// The client speaks no version, cipher suite or group that is allowed here.
+    Incompatible,
     /// The client speaks no protocol (ALPN) that is offered here.
     Protocol,
     /// The client did not like what it got: an alert, mostly about the certificate.
@@ -82,7 +82,7 @@ impl TlsFailure {
         Self::Gone,
         Self::Timeout,
         Self::NoCertificate,
-        Self::Version,
+        Self::Incompatible,
         Self::Protocol,
         Self::Alert,
         Self::Invalid,
@@ -94,7 +94,7 @@ impl TlsFailure {
             Self::Gone => "gone",
             Self::Timeout => "timeout",
             Self::NoCertificate => "no_certificate",
-            Self::Version => "version",
+            Self::Incompatible => "incompatible",
             Self::Protocol => "protocol",
             Self::Alert => "alert",
             Self::Invalid => "invalid",

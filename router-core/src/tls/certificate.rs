@@ -337,3 +337,114 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use router_testkit::TestCa;
+
+    use super::*;
+
+    #[test]
+    fn names_and_what_they_cover() {
+        let ca = TestCa::new("root").intermediate("middle");
+        let names = [
+            "B.test",
+            "*.a.test",
+            "127.0.0.1",
+            "2001:DB8::1",
+            "xn--bcher-kva.test",
+            "uri://x",
+        ];
+        let pair = ca.certificate(&names);
+        let read = Certificate::from_pem(pair.chain_pem().as_bytes(), pair.key_pem().as_bytes());
+        let read = read.unwrap();
+        let found: Vec<_> = read.names().collect();
+        assert_eq!(
+            found,
+            [
+                "*.a.test",
+                "127.0.0.1",
+                "2001:db8::1",
+                "b.test",
+                "xn--bcher-kva.test"
+            ]
+        );
+        for (host, covered) in [
+            ("b.test", true),
+            ("x.a.test", true),
+            ("xn--bcher-kva.test", true),
+            ("127.0.0.1", true),
+            ("[2001:db8::1]", true),
+            ("[2001:0db8:0::1]", true),
+            ("a.test", false),
+            ("y.x.a.test", false),
+            ("x.b.test", false),
+            ("127.0.0.2", false),
+            ("[::1]", false),
+            ("", false),
+            ("*.a.test", true),
+        ] {
+            assert_eq!(read.covers(host), covered, "{host}");
+        }
+        assert_eq!(read.served().cert.len(), 2);
+        assert_eq!(read.fingerprint(), pair.fingerprint());
+        assert_eq!((read.issuer(), read.days_left()), ("CN=middle", 88));
+    }
+
+    #[test]
+    fn what_cannot_be_served_says_why() {
+        let ca = TestCa::new("root");
+        let (good, other) = (ca.certificate(&["a.test"]), ca.certificate(&["a.test"]));
+        let expired = ca.certificate_valid(&["a.test"], -10..-1);
+        let (chain, key) = (good.chain_pem(), good.key_pem());
+        let garbage = chain.replacen("MII", "AAA", 1);
+        let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let half = |text: &str| text[..text.len() / 2].to_owned();
+        for (chain, key, expected) in [
+            (chain, key, "fine"),
+            ("", key, "there is no certificate"),
+            (key, key, "there is no certificate"),
+            (&half(chain), key, "the certificate chain is not PEM"),
+            (
+                &format!("{chain}{}", half(other.chain_pem())),
+                key,
+                "the certificate chain is not PEM",
+            ),
+            (&garbage, key, "a certificate of the chain cannot be read"),
+            (chain, "", "there is no private key"),
+            (chain, chain, "there is no private key"),
+            (chain, &encrypted, "there is no private key"),
+            (chain, &half(key), "the private key is not PEM"),
+            (chain, other.key_pem(), "the private key does not belong to"),
+            (
+                &format!("{}{chain}", ca.pem()),
+                key,
+                "the private key does not belong to",
+            ),
+            (
+                expired.chain_pem(),
+                expired.key_pem(),
+                "the certificate expired on 20",
+            ),
+        ] {
+            let read = Certificate::from_pem(chain.as_bytes(), key.as_bytes());
+            let said = read.map_or_else(|error| error.to_string(), |_| "fine".to_owned());
+            assert!(
+                said.starts_with(expected),
+                "{said:?}, expected {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_prints_a_key() {
+        let pair = TestCa::new("root").certificate(&["a.test"]);
+        let read = Certificate::from_pem(pair.chain_pem().as_bytes(), pair.key_pem().as_bytes());
+        let shown = format!("{:?}", read.unwrap());
+        assert!(
+            shown.starts_with("Certificate { names: [\"a.test\"], not_after: "),
+            "{shown}"
+        );
+        assert!(shown.len() < 150, "{shown}");
+    }
+}

@@ -1,10 +1,17 @@
 //! TLS towards clients: certificates and which one answers, handshakes, session tickets.
+//!
+//! Certificates come from several places ([`Origin`]) into one [`CertificateStore`], where the name that a client asks
+//! for finds one. A listener may have a [`DefaultCertificate`] for all other names. Everything can change while
+//! connections are being made; each handshake sees either the old or the new.
 
 mod certificate;
 mod challenges;
 mod default_certificate;
+pub mod folder;
 mod session;
 mod store;
+mod tickets;
+mod watched;
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,10 +19,13 @@ use rustls::crypto::CryptoProvider;
 
 pub use certificate::{Certificate, CertificateError, CertificateView};
 pub use challenges::Challenges;
-pub use default_certificate::DefaultCertificate;
+pub use default_certificate::{DefaultCertificate, FilePairError};
+pub use folder::{FileRejection, FolderHandle, FolderStatus};
 pub use router_model::tls_version::TlsVersion;
 pub(crate) use session::TlsSession;
 pub use store::{CertificateStore, Origin};
+pub use tickets::{TicketKeyError, TicketKeys};
+pub use watched::FileWatch;
 
 /// The cryptography of everything here, named explicitly: rustls panics when it has to guess between two.
 fn provider() -> &'static Arc<CryptoProvider> {

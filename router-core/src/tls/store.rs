@@ -101,6 +101,10 @@ impl CertificateStore {
     /// The certificate for a name (lower-case ASCII without a trailing dot): an exact one, else a wildcard for its
     /// first label; among several the one that is valid now, and for longest.
     pub fn resolve(&self, name: &str) -> Option<Arc<Certificate>> {
+        if name.starts_with('.') {
+            // No name, but the key of a wildcard.
+            return None;
+        }
         let index = self.index.load();
         let exact = index.by_name.get(name);
         let held = exact.or_else(|| index.by_name.get(hostname::wildcard_key(name)?));
@@ -231,5 +235,122 @@ impl Held {
                 valid.or_else(|| several.first())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use router_testkit::{TestCa, TestCertificate};
+
+    use super::*;
+
+    fn read(store: &CertificateStore, certificate: &TestCertificate) -> Arc<Certificate> {
+        let (chain, key) = (certificate.chain_pem(), certificate.key_pem());
+        store.read_pem(chain.as_bytes(), key.as_bytes()).unwrap()
+    }
+
+    fn found(store: &CertificateStore, name: &str) -> Option<String> {
+        store.resolve(name).map(|found| found.fingerprint())
+    }
+
+    #[test]
+    fn exact_before_wildcard_and_no_deeper_than_one_label() {
+        let (ca, store) = (TestCa::new("root"), CertificateStore::new());
+        let exact = ca.certificate(&["a.test", "x.a.test"]);
+        let wildcard = ca.certificate(&["*.a.test"]);
+        store.replace(
+            Origin::Document,
+            vec![read(&store, &exact), read(&store, &wildcard)],
+        );
+        for (name, expected) in [
+            ("a.test", Some(&exact)),
+            ("x.a.test", Some(&exact)),
+            ("y.a.test", Some(&wildcard)),
+            ("z.y.a.test", None),
+            ("b.test", None),
+            ("test", None),
+            (".a.test", None),
+            ("*.a.test", Some(&wildcard)),
+            ("", None),
+        ] {
+            let expected = expected.map(TestCertificate::fingerprint);
+            assert_eq!(found(&store, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_several_the_one_that_is_valid_and_for_longest() {
+        let (ca, store) = (TestCa::new("root"), CertificateStore::new());
+        let short = ca.certificate_valid(&["a.test"], -10..10);
+        let long = ca.certificate_valid(&["a.test", "b.test"], -10..20);
+        let future = ca.certificate_valid(&["a.test"], 5..90);
+        let all = [&short, &long, &future].map(|one| read(&store, one));
+        store.replace(
+            Origin::Folder,
+            vec![Arc::clone(&all[2]), Arc::clone(&all[0])],
+        );
+        store.replace(Origin::Document, vec![Arc::clone(&all[1])]);
+        assert_eq!(found(&store, "a.test"), Some(long.fingerprint()));
+        store.replace(Origin::Document, Vec::new());
+        assert_eq!(found(&store, "a.test"), Some(short.fingerprint()));
+        assert_eq!(found(&store, "b.test"), None);
+        store.replace(Origin::Folder, vec![Arc::clone(&all[2])]);
+        assert_eq!(found(&store, "a.test"), Some(future.fingerprint()));
+    }
+
+    #[test]
+    fn an_origin_changes_only_its_own() {
+        let (ca, store) = (TestCa::new("root"), CertificateStore::new());
+        let [folder, document, ordered, renewed] =
+            [-3..10, -2..11, -1..12, -1..13].map(|days| ca.certificate_valid(&["a.test"], days));
+        store.replace(Origin::Folder, vec![read(&store, &folder)]);
+        store.replace(Origin::Document, vec![read(&store, &document)]);
+        store.insert(Origin::Acme, read(&store, &ordered));
+        assert_eq!(found(&store, "a.test"), Some(ordered.fingerprint()));
+        store.insert(Origin::Acme, read(&store, &renewed));
+        assert_eq!(store.of(Origin::Acme).len(), 1, "the renewed one is gone");
+        store.insert(
+            Origin::Acme,
+            read(&store, &ca.certificate(&["a.test", "b.test"])),
+        );
+        assert_eq!((store.of(Origin::Acme).len(), store.len()), (2, 4));
+        let views = store.views();
+        let origins: Vec<_> = views.iter().map(|view| view.origin).collect();
+        assert_eq!(origins, ["folder", "document", "acme", "acme"]);
+        assert_eq!(views[0].fingerprint, folder.fingerprint());
+        assert_eq!(
+            (views[0].days_left, &*views[0].names),
+            (9, &["a.test".to_owned()][..])
+        );
+        assert_eq!(views[0].issuer, "CN=root");
+    }
+
+    #[test]
+    fn the_same_text_is_not_read_twice() {
+        let (ca, store) = (TestCa::new("root"), CertificateStore::new());
+        let certificate = ca.certificate(&["a.test"]);
+        let first = read(&store, &certificate);
+        assert!(
+            !Arc::ptr_eq(&first, &read(&store, &certificate)),
+            "not held yet"
+        );
+        store.replace(Origin::Document, vec![Arc::clone(&first)]);
+        assert!(Arc::ptr_eq(&first, &read(&store, &certificate)));
+        store.replace(Origin::Document, Vec::new());
+        assert!(store.is_empty());
+        assert!(!Arc::ptr_eq(&first, &read(&store, &certificate)));
+    }
+
+    #[test]
+    fn a_certificate_without_a_name_is_for_listeners_only() {
+        let (ca, store) = (TestCa::new("root"), CertificateStore::new());
+        let nameless = ca.certificate(&[]);
+        let (chain, key) = (
+            nameless.chain_pem().as_bytes(),
+            nameless.key_pem().as_bytes(),
+        );
+        let refused = store.read_pem(chain, key).unwrap_err();
+        assert!(matches!(refused, CertificateError::NoNames), "{refused}");
+        assert!(Certificate::from_pem(chain, key).is_ok());
     }
 }
