@@ -14,6 +14,7 @@ use router_model::verdict;
 
 use crate::clock::{self, Instant};
 use crate::dyno::Dyno;
+use crate::peer::Peer;
 use crate::worker::{Counted, LocalRoute, Worker};
 
 /// One request and its response.
@@ -22,6 +23,7 @@ pub(crate) struct Exchange<'x> {
     worker: &'x Worker,
     head: &'x RequestHead,
     host: &'x [u8],
+    tls: Option<&'static str>,
     /// The version of the app that serves it; replaced while it waits for a dyno.
     pub(crate) route: Arc<LocalRoute>,
     pub(crate) request_id: RequestId,
@@ -58,7 +60,7 @@ impl<'x> Exchange<'x> {
         worker: &'x Worker,
         head: &'x RequestHead,
         host: &'x [u8],
-        client: Option<std::net::IpAddr>,
+        peer: &Peer,
         route: Arc<LocalRoute>,
     ) -> Self {
         let request_id = head
@@ -67,11 +69,12 @@ impl<'x> Exchange<'x> {
             .find_map(RequestId::from_client)
             .unwrap_or_else(|| RequestId::generate(fastrand::u128(..).to_le_bytes()));
         let mut forwarded_for = Vec::new();
-        forward::forwarded_for(head.fields(), client, &mut forwarded_for);
+        forward::forwarded_for(head.fields(), peer.ip(), &mut forwarded_for);
         Self {
             worker,
             head,
             host,
+            tls: peer.tls.as_ref().map(|tls| tls.version),
             route,
             request_id,
             forwarded_for,
@@ -148,7 +151,7 @@ impl Drop for Exchange<'_> {
                 Version::Http11 => Protocol::Http11,
                 Version::Http2 => Protocol::Http2,
             },
-            tls: None,
+            tls: self.tls,
             agent: self.head.fields().named(b"user-agent"),
         };
         self.worker

@@ -24,6 +24,7 @@ mod relay;
 mod respond;
 mod router;
 mod socket;
+mod stream;
 mod table;
 mod tasks;
 mod views;

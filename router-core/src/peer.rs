@@ -19,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) tls: Option<TlsSession>,
     /// The listener's `trusted_proxies`.
     pub(crate) trusted_proxies: Arc<[IpNet]>,
+    /// It came when as many connections as are allowed were open (H22).
+    pub(crate) above_limit: bool,
 }
 
 impl Peer {
@@ -33,5 +35,23 @@ impl Peer {
 
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         self.address.map(|address| address.ip())
+    }
+
+    /// Whether what this address says about clients is believed.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies
+            .iter()
+            .any(|net| net.contains(&address))
+    }
+
+    /// Whether the other end is a proxy that is believed.
+    pub(crate) fn is_trusted(&self) -> bool {
+        !self.trusted_proxies.is_empty() && self.ip().is_some_and(|address| self.trusts(address))
+    }
+
+    /// `http` or `https`, as the connection itself shows it.
+    pub(crate) fn proto(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 }

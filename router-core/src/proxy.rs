@@ -3,23 +3,25 @@
 
 mod connect;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use router_model::admission::{self, Admitted};
 use router_model::app::App;
 use router_model::failure::Failure;
-use router_model::forward::{self, RequestFields};
+use router_model::forward::{self, Believed, RequestFields};
 use router_model::h1::chunked::ChunkLimits;
 use router_model::h1::{RequestHead, Version};
 use router_model::retry;
+use router_model::settings::Hsts;
 
 use self::connect::{Search, connect, refresh};
-use crate::client::{Client, Transport};
+use crate::client::{self, Client};
 use crate::clock;
 use crate::dyno_conn::DynoConn;
 use crate::exchange::Exchange;
 use crate::observe::Event;
+use crate::peer::Peer;
 use crate::pool::Lease;
 use crate::relay::{Ended, Fault, Plan, Relay, TunnelEnd, Upload, tunnel};
 use crate::respond;
@@ -42,16 +44,23 @@ pub(crate) enum After {
 }
 
 /// Serves one request.
-pub(crate) async fn handle<IO: Transport>(
+pub(crate) async fn handle<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     head: &RequestHead,
 ) -> After {
     let admitted = match admission::admit(head) {
         Ok(admitted) => admitted,
         Err(failure) => return refuse(worker, client, failure, head.method() == b"HEAD", false),
     };
-    let mut upload = Upload::new(admitted.framing, chunk_limits(worker), clock::now());
+    client.begin_body(admitted.framing, chunk_limits(worker));
+    let mut upload = Upload::new(clock::now());
+    if let Some(key_authorization) = challenge(worker, head) {
+        let keep_alive = may_go_on(worker, client, &admitted, &mut upload);
+        let to_head = head.method() == b"HEAD";
+        respond::challenge(worker, client, &key_authorization, to_head, keep_alive);
+        return after(keep_alive, &upload, client);
+    }
     let Some(route) = worker.route(&admitted.host.name) else {
         let failure = if worker.shared.table.is_loaded() {
             Failure::NoSuchApp
@@ -67,8 +76,8 @@ pub(crate) async fn handle<IO: Transport>(
             keep_alive,
         );
     };
-    let mut exchange =
-        Exchange::begin(worker, head, admitted.host_as_sent, client.peer.ip(), route);
+    let peer = Arc::clone(client.peer());
+    let mut exchange = Exchange::begin(worker, head, admitted.host_as_sent, &peer, route);
     let served = serve(worker, client, head, &admitted, &mut exchange, &mut upload).await;
     match served {
         Ok(after) => {
@@ -95,10 +104,10 @@ pub(crate) async fn handle<IO: Transport>(
 }
 
 /// What follows a complete response.
-fn after<IO: Transport>(keep_alive: bool, upload: &Upload, client: &Client<IO>) -> After {
+fn after<C: Client>(keep_alive: bool, upload: &Upload, client: &C) -> After {
     if keep_alive {
         After::KeepAlive
-    } else if upload.is_read() && client.buffer.is_empty() {
+    } else if upload.is_read() && !client.has_unread() {
         After::Close
     } else {
         After::Linger
@@ -107,13 +116,13 @@ fn after<IO: Transport>(keep_alive: bool, upload: &Upload, client: &Client<IO>) 
 
 /// Whether another request can follow one that is answered by the router: the client wants it, and the body is out of
 /// the way.
-fn may_go_on<IO: Transport>(
+fn may_go_on<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     admitted: &Admitted<'_>,
     upload: &mut Upload,
 ) -> bool {
-    admitted.keep_alive && !worker.is_draining() && upload.discard(&mut client.buffer)
+    admitted.keep_alive && !worker.is_draining() && upload.discard(client)
 }
 
 fn chunk_limits(worker: &Worker) -> ChunkLimits {
@@ -137,19 +146,30 @@ impl From<Failure> for Fallen {
 }
 
 /// From a known app to the last byte.
-async fn serve<IO: Transport>(
+async fn serve<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     head: &RequestHead,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,
     upload: &mut Upload,
 ) -> Result<After, Fallen> {
+    let peer = Arc::clone(client.peer());
+    check_door(worker, &peer, head, &admitted.host.name, &exchange.route)?;
     if let Some(violation) = admitted.violation {
         return Err(violation.into());
     }
+    let believed = if peer.is_trusted() {
+        Believed::of(head.fields())
+    } else {
+        Believed::default()
+    };
+    let proto = believed.proto.unwrap_or_else(|| peer.proto());
+    if exchange.route.app.settings.redirect_to_https && proto == "http" {
+        return redirect(worker, client, head, admitted, exchange, upload).await;
+    }
     check_app(&exchange.route.app)?;
-    if client.above_limit {
+    if peer.above_limit {
         return Err(Failure::ConnectionLimit.into());
     }
     let _permit = AppPermit::acquire(
@@ -158,14 +178,22 @@ async fn serve<IO: Transport>(
     )
     .ok_or(Failure::BacklogTooDeep)?;
 
-    let plan = plan(worker, head, admitted, &exchange.route.app);
-    let mut search = Search::new(worker, head, client.peer.ip(), &exchange.route.app);
+    let app = Arc::clone(&exchange.route.app);
+    let plan = plan(worker, head, admitted, &app, proto);
+    let address = forward::client_address(head.fields(), peer.ip(), |hop| peer.trusts(hop));
+    let mut search = Search::new(worker, head, address, &app);
     let (mut lease, mut conn) =
         connect(worker, client, head, admitted, exchange, &mut search).await?;
     if admitted.expects_continue && !plan.pass_continue {
-        respond::continue_now(client);
+        client.put_continue();
     }
-    write_head(worker, client, head, admitted, exchange, &plan, &mut conn);
+    let line = Line {
+        worker,
+        peer: &peer,
+        believed,
+        plan: &plan,
+    };
+    line.put_head(head, admitted, exchange, &mut conn);
     let mut ended = Relay::new(worker, exchange, client, &mut conn, plan, upload)
         .run()
         .await;
@@ -175,7 +203,11 @@ async fn serve<IO: Transport>(
         worker.event(Event::Retry);
         // What the dead connection took nothing of goes out as it is; else the request has no body, and its head is
         // written anew.
-        let untouched = (!upload.written()).then(|| std::mem::take(&mut conn.out));
+        let untouched = if upload.written() {
+            None
+        } else {
+            conn.take_unsent()
+        };
         search.died_on = Some(lease.dyno().id());
         drop((lease, conn));
         exchange.connected_at = None;
@@ -183,9 +215,9 @@ async fn serve<IO: Transport>(
         refresh(worker, admitted, exchange)?;
         (lease, conn) = connect(worker, client, head, admitted, exchange, &mut search).await?;
         upload.restart();
-        match untouched {
-            Some(out) => conn.out = out,
-            None => write_head(worker, client, head, admitted, exchange, &plan, &mut conn),
+        let sent_as_it_is = untouched.is_some_and(|out| conn.put_unsent(out));
+        if !sent_as_it_is {
+            line.put_head(head, admitted, exchange, &mut conn);
         }
         ended = Relay::new(worker, exchange, client, &mut conn, plan, upload)
             .run()
@@ -211,6 +243,72 @@ async fn serve<IO: Transport>(
         }) => Err(failure.into()),
         Err(Fault { failure, .. }) => Err(Fallen::AfterHead(failure)),
     }
+}
+
+/// A connection is for the names that its client asked for in the handshake or that its certificate stands for; a
+/// request for another app has come through the wrong door (spec §10-28). Without SNI the Host decides.
+fn check_door(
+    worker: &Worker,
+    peer: &Peer,
+    head: &RequestHead,
+    host: &str,
+    route: &LocalRoute,
+) -> Result<(), Failure> {
+    let Some((tls, sni)) = peer
+        .tls
+        .as_ref()
+        .and_then(|tls| Some((tls, tls.sni.as_deref()?)))
+    else {
+        return Ok(());
+    };
+    let covered = || {
+        tls.certificate
+            .as_ref()
+            .is_some_and(|certificate| certificate.covers(host))
+    };
+    let same_app = || {
+        worker
+            .route(sni)
+            .is_some_and(|of_sni| Arc::ptr_eq(&of_sni.state, &route.state))
+    };
+    if sni == host || covered() || same_app() {
+        Ok(())
+    } else if head.version() == Version::Http2 {
+        Err(Failure::Misdirected)
+    } else {
+        Err(Failure::CertificateMismatch)
+    }
+}
+
+/// The answer to an ACME challenge that is known here; all others are the app's own business (spec §5.3).
+fn challenge(worker: &Worker, head: &RequestHead) -> Option<Arc<str>> {
+    const PATH: &[u8] = b"/.well-known/acme-challenge/";
+    let token = head.target().strip_prefix(PATH)?;
+    worker
+        .shared
+        .challenges
+        .answer(std::str::from_utf8(token).ok()?)
+}
+
+/// Sends the client to the https address.
+async fn redirect<C: Client>(
+    worker: &Worker,
+    client: &mut C,
+    head: &RequestHead,
+    admitted: &Admitted<'_>,
+    exchange: &mut Exchange<'_>,
+    upload: &mut Upload,
+) -> Result<After, Fallen> {
+    let keep_alive = may_go_on(worker, client, admitted, upload);
+    let to_head = head.method() == b"HEAD";
+    let host = &admitted.host.name;
+    let answer =
+        respond::redirect_to_https(worker, client, host, head.target(), to_head, keep_alive);
+    exchange.status = Some(answer.status);
+    client::flush(client, worker.shared.timeouts.idle)
+        .await
+        .map_err(Fallen::AfterHead)?;
+    Ok(after(keep_alive, upload, client))
 }
 
 /// App states that stop a request before a dyno is chosen, in the order of spec §6.3 rows 4 to 8.
@@ -240,13 +338,26 @@ fn concurrency_limit(worker: &Worker, route: &LocalRoute) -> u32 {
     per_dyno.saturating_mul(u32::try_from(route.pool.running().max(1)).unwrap_or(u32::MAX))
 }
 
-fn plan(worker: &Worker, head: &RequestHead, admitted: &Admitted<'_>, app: &App) -> Plan {
+fn plan<'p>(
+    worker: &Worker,
+    head: &'p RequestHead,
+    admitted: &Admitted<'_>,
+    app: &'p App,
+    proto: &str,
+) -> Plan<'p> {
     let timeouts = &worker.shared.timeouts;
+    let bridged = admitted.upgrade && head.version() == Version::Http2;
+    let key = head
+        .fields()
+        .named(b"sec-websocket-key")
+        .filter(|_| bridged);
+    let hsts = app.settings.hsts.as_ref().filter(|_| proto == "https");
     Plan {
         framing: admitted.framing,
         is_head: head.method() == b"HEAD",
         upgrade: admitted.upgrade,
-        http10: head.version() == Version::Http10,
+        websocket_key: key.and_then(|key| std::str::from_utf8(key).ok()),
+        version: head.version(),
         keep_alive: admitted.keep_alive,
         pass_continue: app.settings.end_to_end_continue,
         expects_continue: admitted.expects_continue,
@@ -255,32 +366,39 @@ fn plan(worker: &Worker, head: &RequestHead, admitted: &Admitted<'_>, app: &App)
             .first_byte_timeout
             .unwrap_or(timeouts.first_byte),
         idle: app.settings.idle_timeout.unwrap_or(timeouts.idle),
+        hsts: hsts.map(Hsts::as_str),
     }
 }
 
-fn write_head<IO: Transport>(
-    worker: &Worker,
-    client: &Client<IO>,
-    head: &RequestHead,
-    admitted: &Admitted<'_>,
-    exchange: &Exchange<'_>,
-    plan: &Plan,
-    conn: &mut DynoConn,
-) {
-    let ours = RequestFields {
-        forwarded_for: &exchange.forwarded_for,
-        proto: "http",
-        port: client.peer.port,
-        request_start: exchange.request_start,
-        request_id: exchange.request_id.as_str(),
-        via: &worker.shared.via,
-        keep_alive: exchange.route.app.settings.dyno_keepalive,
-        pass_expect: plan.pass_continue,
-        believed: forward::Believed::default(),
-    };
-    let mut out = BytesMut::new();
-    forward::write_request(head, admitted, &ours, &mut out);
-    conn.out.push(out.freeze());
+/// What the head of a request says besides what its client wrote, the same on every connection it is sent on.
+struct Line<'l> {
+    worker: &'l Worker,
+    peer: &'l Peer,
+    believed: Believed<'l>,
+    plan: &'l Plan<'l>,
+}
+
+impl Line<'_> {
+    fn put_head(
+        &self,
+        head: &RequestHead,
+        admitted: &Admitted<'_>,
+        exchange: &Exchange<'_>,
+        conn: &mut DynoConn,
+    ) {
+        let ours = RequestFields {
+            forwarded_for: &exchange.forwarded_for,
+            proto: self.peer.proto(),
+            port: self.peer.port,
+            request_start: exchange.request_start,
+            request_id: exchange.request_id.as_str(),
+            via: self.worker.shared.via(head.version()),
+            keep_alive: exchange.route.app.settings.dyno_keepalive,
+            pass_expect: self.plan.pass_continue,
+            believed: self.believed,
+        };
+        conn.put_head(head, admitted, &ours);
+    }
 }
 
 fn may_resend(head: &RequestHead, fault: &Fault) -> bool {
@@ -295,6 +413,9 @@ fn keep(worker: &Worker, app: &App, lease: &Lease, conn: DynoConn, dyno_limit: O
     if !app.settings.dyno_keepalive || worker.is_draining() {
         return;
     }
+    let Some(conn) = conn.into_kept() else {
+        return;
+    };
     // A dyno that says when it will close gets a second of grace, so that its close and our next request do not cross.
     let dyno_limit = dyno_limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
     let keep_for = dyno_limit
@@ -311,9 +432,9 @@ fn keep(worker: &Worker, app: &App, lease: &Lease, conn: DynoConn, dyno_limit: O
     }
 }
 
-async fn run_tunnel<IO: Transport>(
+async fn run_tunnel<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     exchange: &mut Exchange<'_>,
     lease: &Lease,
     conn: &mut DynoConn,
@@ -324,15 +445,18 @@ async fn run_tunnel<IO: Transport>(
     let end = tunnel(worker, client, conn, exchange, lease.dyno(), idle).await;
     worker.event(Event::TunnelClosed);
     match end {
-        TunnelEnd::Closed => Ok(After::Close),
+        TunnelEnd::Closed => {
+            client.sink().end();
+            Ok(After::Close)
+        }
         TunnelEnd::Failed(failure) => Err(Fallen::AfterHead(failure)),
     }
 }
 
 /// Refuses a request whose app is not known: no log line.
-pub(crate) fn refuse<IO: Transport>(
+pub(crate) fn refuse<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     failure: Failure,
     to_head: bool,
     keep_alive: bool,
@@ -347,9 +471,9 @@ pub(crate) fn refuse<IO: Transport>(
 }
 
 /// Answers a failure of a known app while the client can still be told.
-async fn answer_failure<IO: Transport>(
+async fn answer_failure<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     head: &RequestHead,
     exchange: &mut Exchange<'_>,
     failure: Failure,
@@ -374,24 +498,31 @@ async fn answer_failure<IO: Transport>(
     exchange.status = Some(answer.status);
     exchange.bytes = answer.bytes;
     // The line says what the client got, so it waits for the last byte.
-    match client.flush(worker.shared.timeouts.idle).await {
+    match client::flush(client, worker.shared.timeouts.idle).await {
         Ok(()) => after(keep_alive, upload, client),
         Err(_) => After::Drop,
     }
 }
 
 /// Ends a connection whose response cannot be completed: what there is of it is delivered, and the end is made visible.
-async fn cut<IO: Transport>(
+async fn cut<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     exchange: &mut Exchange<'_>,
     failure: Failure,
 ) -> After {
-    let client_left = matches!(failure, Failure::ClientInterrupted | Failure::ClientIdle);
-    if client_left || client.flush(worker.shared.timeouts.idle).await.is_err() {
+    let client_left = matches!(
+        failure,
+        Failure::ClientInterrupted | Failure::ClientIdle | Failure::StreamBroken
+    );
+    if client_left
+        || client::flush(client, worker.shared.timeouts.idle)
+            .await
+            .is_err()
+    {
         exchange.bytes = exchange
             .bytes
-            .saturating_sub(client.out.unsent_content() as u64);
+            .saturating_sub(client.unsent_content() as u64);
         return After::Abort;
     }
     After::Close

@@ -1,17 +1,51 @@
-//! Bytes on their way out, in pieces as they came, so that a head and a body read from two sockets leave in one write.
+//! Bytes on their way out, in pieces as they came, so that a head and a body read from two sockets leave in one write;
+//! and the pump that moves a body from one side of the router to the other.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use router_model::h1::chunked::BadChunk;
 use router_model::h1::{BodyDecoder, Piece, Step};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-/// Pieces to be written.
+/// Where a body goes: the queue of an HTTP/1 connection, or an HTTP/2 stream.
+pub(crate) trait BodySink {
+    /// Bytes queued.
+    fn queued(&self) -> usize;
+
+    /// Whether the chunk framing of an HTTP/1 body is to be kept as it came.
+    fn takes_framing(&self) -> bool;
+
+    /// Queues bytes of a body of which `content` are content, the others framing.
+    fn put_framed(&mut self, bytes: Bytes, content: usize);
+
+    /// Queues content.
+    fn put(&mut self, content: Bytes);
+
+    /// Adds trailers, as lines of HTTP/1 with their line ends.
+    fn put_trailers(&mut self, lines: Bytes);
+
+    /// Says that the body has ended; saying it again changes nothing.
+    fn end(&mut self);
+}
+
+/// Pieces to be written to an HTTP/1 connection.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     pieces: VecDeque<Queued>,
     length: usize,
+    /// Something was written, and the transport may still hold it (TLS does).
+    unflushed: bool,
+    /// The body in progress is chunked.
+    chunked: bool,
+    /// Trailers of a body that is chunked here.
+    trailers: Bytes,
+    /// Its last chunk is queued.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -22,15 +56,16 @@ struct Queued {
 }
 
 impl OutQueue {
+    /// Queues bytes that are no body.
     pub(crate) fn push(&mut self, piece: Bytes) {
-        self.push_body(piece, 0);
+        self.put_framed(piece, 0);
     }
 
-    fn push_body(&mut self, bytes: Bytes, content: usize) {
-        if !bytes.is_empty() {
-            self.length += bytes.len();
-            self.pieces.push_back(Queued { bytes, content });
-        }
+    /// A head has been queued, whose body is chunked or not.
+    pub(crate) fn begin_body(&mut self, chunked: bool) {
+        self.chunked = chunked;
+        self.ended = false;
+        self.trailers = Bytes::new();
     }
 
     /// How much content is still queued; within the first piece, framing counts as sent first.
@@ -55,12 +90,52 @@ impl OutQueue {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Whether all of it is with the system.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.length == 0 && !self.unflushed
+    }
+}
+
+impl BodySink for OutQueue {
+    fn queued(&self) -> usize {
         self.length
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.length == 0
+    fn takes_framing(&self) -> bool {
+        self.chunked
+    }
+
+    fn put_framed(&mut self, bytes: Bytes, content: usize) {
+        if !bytes.is_empty() {
+            self.length += bytes.len();
+            self.pieces.push_back(Queued { bytes, content });
+        }
+    }
+
+    fn put(&mut self, content: Bytes) {
+        let length = content.len();
+        if !self.chunked {
+            return self.put_framed(content, length);
+        }
+        // An empty chunk would end the body.
+        if length > 0 {
+            self.push(Bytes::from(format!("{length:x}\r\n")));
+            self.put_framed(content, length);
+            self.push(Bytes::from_static(b"\r\n"));
+        }
+    }
+
+    fn put_trailers(&mut self, lines: Bytes) {
+        self.trailers = lines;
+    }
+
+    fn end(&mut self) {
+        if self.chunked && !std::mem::replace(&mut self.ended, true) {
+            self.push(Bytes::from_static(b"0\r\n"));
+            let trailers = std::mem::take(&mut self.trailers);
+            self.push(trailers);
+            self.push(Bytes::from_static(b"\r\n"));
+        }
     }
 }
 
@@ -109,58 +184,112 @@ pub(crate) enum Pumped {
     Done,
 }
 
-/// Moves body bytes from `from` to `to` until `to` holds `room` bytes. `keep_framing`: pass chunk sizes and trailers on
-/// as they came. Adds to `content` the bytes that are content.
+/// Moves body bytes from `from` to `to` until `to` holds `room` bytes. Adds to `content` the bytes that are content.
 pub(crate) fn pump(
     decoder: &mut BodyDecoder,
     from: &mut BytesMut,
-    to: &mut OutQueue,
+    to: &mut dyn BodySink,
     room: usize,
-    keep_framing: bool,
     content: &mut u64,
 ) -> Result<Pumped, BadChunk> {
+    let keep_framing = to.takes_framing();
     // Bytes at the front of `from` that are understood and go out in one piece.
-    let mut run = 0;
-    let mut run_content = 0;
+    let mut run = Run::default();
+    let mut trailers = BytesMut::new();
     loop {
-        if to.len() + run >= room {
-            to.push_body(from.split_to(run).freeze(), run_content);
+        if to.queued() + run.length >= room {
+            run.put(from, to);
             return Ok(Pumped::Full);
         }
-        match decoder.step(from.get(run..).unwrap_or_default()) {
+        match decoder.step(from.get(run.length..).unwrap_or_default()) {
             Ok(Step::Take { piece, len }) => {
-                let pass = match piece {
-                    Piece::Data => {
-                        *content += len as u64;
-                        run_content += len;
-                        true
-                    }
-                    Piece::Framing | Piece::Trailer => keep_framing,
-                    Piece::Dropped => false,
-                };
-                if pass {
-                    run += len;
-                } else {
-                    to.push_body(
-                        from.split_to(run).freeze(),
-                        std::mem::take(&mut run_content),
-                    );
-                    run = 0;
-                    from.advance(len);
+                if piece == Piece::Data {
+                    *content += len as u64;
+                    run.content += len;
+                }
+                if piece == Piece::Data || keep_framing && piece != Piece::Dropped {
+                    run.length += len;
+                    continue;
+                }
+                run.put(from, to);
+                let taken = from.split_to(len);
+                if piece == Piece::Trailer {
+                    trailers.extend_from_slice(&taken);
                 }
             }
             Ok(step) => {
-                to.push_body(from.split_to(run).freeze(), run_content);
-                return Ok(if step == Step::Done {
-                    Pumped::Done
-                } else {
-                    Pumped::NeedMore
-                });
+                run.put(from, to);
+                if !trailers.is_empty() {
+                    to.put_trailers(trailers.freeze());
+                }
+                if step != Step::Done {
+                    return Ok(Pumped::NeedMore);
+                }
+                if !keep_framing {
+                    to.end();
+                }
+                return Ok(Pumped::Done);
             }
             Err(error) => {
-                to.push_body(from.split_to(run).freeze(), run_content);
+                run.put(from, to);
                 return Err(error);
             }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Run {
+    length: usize,
+    content: usize,
+}
+
+impl Run {
+    fn put(&mut self, from: &mut BytesMut, to: &mut dyn BodySink) {
+        let run = std::mem::take(self);
+        if run.length > 0 {
+            to.put_framed(from.split_to(run.length).freeze(), run.content);
+        }
+    }
+}
+
+/// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
+pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
+    io: &mut R,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    size: &mut usize,
+) -> Poll<io::Result<usize>> {
+    const LARGE_READ: usize = 64 * 1024;
+    if buffer.capacity() - buffer.len() < *size / 4 {
+        buffer.reserve(*size);
+    }
+    let offered = buffer.capacity() - buffer.len();
+    let read = ready!(poll_read_buf(Pin::new(io), cx, buffer))?;
+    if read == offered && *size < LARGE_READ {
+        *size *= 2;
+    }
+    Poll::Ready(Ok(read))
+}
+
+/// Writes some of `queue`, and flushes once all of it is written; a peer that takes nothing of something is gone.
+pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    cx: &mut Context<'_>,
+    queue: &mut OutQueue,
+) -> Poll<io::Result<()>> {
+    if queue.length == 0 {
+        if queue.unflushed {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            queue.unflushed = false;
+        }
+        return Poll::Ready(Ok(()));
+    }
+    match ready!(poll_write_buf(Pin::new(io), cx, queue))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        _ => {
+            queue.unflushed = true;
+            Poll::Ready(Ok(()))
         }
     }
 }
@@ -189,7 +318,7 @@ mod tests {
             out.extend_from_slice(&queue.chunk()[..step]);
             queue.advance(step);
         }
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.queued(), 0);
         out
     }
 
@@ -215,15 +344,8 @@ mod tests {
             ),
         ] {
             let (mut from, mut to, mut count) = (BytesMut::from(body), OutQueue::default(), 0);
-            let pumped = pump(
-                &mut decoder(framing),
-                &mut from,
-                &mut to,
-                1000,
-                keep,
-                &mut count,
-            )
-            .unwrap();
+            to.begin_body(keep && framing == Framing::Chunked);
+            let pumped = pump(&mut decoder(framing), &mut from, &mut to, 1000, &mut count).unwrap();
             assert_eq!((pumped, count), (Pumped::Done, content), "{body:?}");
             assert_eq!(drain(&mut to), out.as_bytes());
             assert_eq!(&from[..], rest.as_bytes());
@@ -237,7 +359,7 @@ mod tests {
             queue.push(Bytes::copy_from_slice(piece));
         }
         queue.truncate(5);
-        assert_eq!((queue.len(), drain(&mut queue)), (5, b"100he".to_vec()));
+        assert_eq!((queue.queued(), drain(&mut queue)), (5, b"100he".to_vec()));
     }
 
     #[test]
@@ -246,12 +368,12 @@ mod tests {
         let mut decoder = decoder(Framing::UntilClose);
         to.push(Bytes::from_static(b"head"));
         assert_eq!(
-            pump(&mut decoder, &mut from, &mut to, 20, true, &mut count).unwrap(),
+            pump(&mut decoder, &mut from, &mut to, 20, &mut count).unwrap(),
             Pumped::NeedMore
         );
         from.extend_from_slice(b"0123456789");
         assert_eq!(
-            pump(&mut decoder, &mut from, &mut to, 8, true, &mut count).unwrap(),
+            pump(&mut decoder, &mut from, &mut to, 8, &mut count).unwrap(),
             Pumped::Full
         );
     }

@@ -1,13 +1,14 @@
 //! Turns a verdict into the answer that a client gets: status, page, and whether its connection can go on. Router-made
 //! answers carry neither `Via` nor `X-Request-Id` (spec §3.2).
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use router_model::app::App;
 use router_model::failure::Failure;
+use router_model::forward;
 use router_model::pages;
 use router_model::verdict;
 
-use crate::client::{Client, Transport};
+use crate::client::{Client, Reply};
 use crate::worker::Worker;
 
 /// What was queued for the client.
@@ -18,9 +19,9 @@ pub(crate) struct Answer {
 }
 
 /// Queues the answer that `failure` calls for; `None` when nothing is to be sent. `app` decides about custom pages.
-pub(crate) fn failure<IO: Transport>(
+pub(crate) fn failure(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut impl Client,
     failure: Failure,
     app: Option<&App>,
     to_head: bool,
@@ -36,36 +37,77 @@ pub(crate) fn failure<IO: Transport>(
     });
     let custom = urls.and_then(|(error, maintenance)| verdict.page.custom_url(error, maintenance));
     let page = pages::render(verdict.page, failure, custom)?;
-    let reason = http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("Error");
-    let connection = if keep_alive { "keep-alive" } else { "close" };
-    let allow = if failure == Failure::MethodNotAllowed {
-        "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, TRACE\r\n"
-    } else {
-        ""
-    };
-    let head = worker.with_date(|date| {
-        format!(
-            "HTTP/1.1 {status} {reason}\r\nConnection: {connection}\r\nServer: {}\r\nDate: {date}\r\nContent-Length: {}\r\nContent-Type: {}\r\nCache-Control: {}\r\n{allow}\r\n",
-            worker.shared.name,
-            page.body.len(),
-            page.content_type,
-            pages::CACHE_CONTROL,
-        )
-    });
-    client.out.push(Bytes::from(head));
-    let bytes = if to_head { 0 } else { page.body.len() as u64 };
-    if !to_head {
-        client.out.push(page.body);
+    let mut fields = vec![
+        ("Content-Type", page.content_type),
+        ("Cache-Control", pages::CACHE_CONTROL),
+    ];
+    if failure == Failure::MethodNotAllowed {
+        fields.push((
+            "Allow",
+            "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, TRACE",
+        ));
     }
-    Some(Answer { status, bytes })
+    Some(reply(
+        worker, client, status, &fields, page.body, to_head, keep_alive,
+    ))
 }
 
-/// Queues the router's own 100.
-pub(crate) fn continue_now<IO: Transport>(client: &mut Client<IO>) {
-    client
-        .out
-        .push(BytesMut::from(router_model::forward::CONTINUE).freeze());
+/// Queues the permanent way to the https address of the same path, method and body kept (RFC 9110 §15.4.9).
+pub(crate) fn redirect_to_https(
+    worker: &Worker,
+    client: &mut impl Client,
+    host: &str,
+    target: &[u8],
+    to_head: bool,
+    keep_alive: bool,
+) -> Answer {
+    let path = String::from_utf8_lossy(forward::path_of(target));
+    let location = format!("https://{host}{path}");
+    let fields = [("Location", location.as_str())];
+    reply(
+        worker,
+        client,
+        308,
+        &fields,
+        Bytes::new(),
+        to_head,
+        keep_alive,
+    )
+}
+
+/// Queues the answer to an ACME server that checks who owns a domain (RFC 8555 §8.3).
+pub(crate) fn challenge(
+    worker: &Worker,
+    client: &mut impl Client,
+    key_authorization: &str,
+    to_head: bool,
+    keep_alive: bool,
+) -> Answer {
+    let fields = [("Content-Type", "application/octet-stream")];
+    let body = Bytes::copy_from_slice(key_authorization.as_bytes());
+    reply(worker, client, 200, &fields, body, to_head, keep_alive)
+}
+
+fn reply(
+    worker: &Worker,
+    client: &mut impl Client,
+    status: u16,
+    fields: &[(&str, &str)],
+    body: Bytes,
+    to_head: bool,
+    keep_alive: bool,
+) -> Answer {
+    let bytes = if to_head { 0 } else { body.len() as u64 };
+    worker.with_date(|date| {
+        client.put_reply(&Reply {
+            status,
+            server: &worker.shared.name,
+            date,
+            fields,
+            body,
+            to_head,
+            keep_alive,
+        });
+    });
+    Answer { status, bytes }
 }

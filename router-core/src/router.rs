@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use router_model::affinity::{self, AffinityKey};
+use router_model::h1::Version;
 use router_model::limits::Limits;
 use router_model::timeouts::Timeouts;
 use serde::Serialize;
@@ -43,8 +44,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// `identity.name`: `Server`, and part of the others.
     pub(crate) name: String,
-    /// The router's element of `Via`.
-    pub(crate) via: String,
+    /// The router's element of `Via`, by the protocol of the client.
+    via_h1: String,
+    via_h2: String,
     pub(crate) affinity: AffinityKey,
     pub(crate) affinity_cookie: String,
     pub(crate) certificates: Arc<CertificateStore>,
@@ -65,6 +67,14 @@ impl Shared {
     /// The window that the drain in progress was given.
     pub(crate) fn drain_window(&self) -> Duration {
         Duration::from_millis(self.drain_window_ms.load(Ordering::Relaxed))
+    }
+
+    /// The router's element of `Via` for a client of this version (RFC 9110 §7.6.3).
+    pub(crate) fn via(&self, version: Version) -> &str {
+        match version {
+            Version::Http10 | Version::Http11 => &self.via_h1,
+            Version::Http2 => &self.via_h2,
+        }
     }
 
     pub(crate) fn connections(&self) -> &AtomicU64 {
@@ -274,7 +284,8 @@ impl RouterBuilder {
             table: RouteTable::new(),
             timeouts: self.timeouts,
             limits: self.limits,
-            via: format!("1.1 {name}"),
+            via_h1: format!("1.1 {name}"),
+            via_h2: format!("2.0 {name}"),
             affinity: AffinityKey::new(self.affinity_key.as_deref().unwrap_or(&random)),
             affinity_cookie: affinity::cookie_name(&name),
             name,

@@ -20,7 +20,7 @@ use tokio::io::DuplexStream;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use crate::client::{Client, Transport};
+use crate::client::Transport;
 use crate::peer::Peer;
 use crate::router::Router;
 use crate::server::connection;
@@ -236,7 +236,7 @@ fn spawn_connection(
     let (ours, theirs) = tokio::io::duplex(PIPE);
     let worker = Arc::clone(worker);
     tasks::spawn(tasks, async move {
-        connection::serve(&worker, Client::new(theirs, Peer::plain(client, port))).await;
+        connection::serve(&worker, theirs, Peer::plain(client, port)).await;
     });
     ours
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::DynoConn;
+use super::H1Conn;
 use crate::clock::Instant;
 use crate::dyno::Dyno;
 
@@ -18,7 +18,7 @@ pub(crate) struct IdleConns {
 #[derive(Debug)]
 struct OfDyno {
     dyno: Arc<Dyno>,
-    conns: Vec<DynoConn>,
+    conns: Vec<Box<H1Conn>>,
 }
 
 impl IdleConns {
@@ -29,7 +29,7 @@ impl IdleConns {
         dyno: &Dyno,
         max_idle: Option<Duration>,
         now: Instant,
-    ) -> Option<DynoConn> {
+    ) -> Option<Box<H1Conn>> {
         let kept = self.by_dyno.get_mut(&dyno.id())?;
         while let Some(conn) = kept.conns.pop() {
             let too_old =
@@ -40,7 +40,8 @@ impl IdleConns {
                 return None;
             }
             self.count -= 1;
-            let quiet = conn.is_quiet() && (max_idle.is_none() || conn.is_quiet_now());
+            let quiet =
+                conn.stream.is_quiet() && (max_idle.is_none() || conn.stream.is_quiet_now());
             if quiet && conn.idle_until > now {
                 return Some(conn);
             }
@@ -52,7 +53,7 @@ impl IdleConns {
     pub(crate) fn put(
         &mut self,
         dyno: &Arc<Dyno>,
-        mut conn: DynoConn,
+        mut conn: Box<H1Conn>,
         keep: Duration,
         most: usize,
         now: Instant,
@@ -67,11 +68,7 @@ impl IdleConns {
         if kept.conns.len() >= most {
             return;
         }
-        conn.reused = true;
-        conn.idle_since = now;
-        conn.idle_until = now + keep;
-        // An idle connection costs no buffer.
-        conn.buffer = bytes::BytesMut::new();
+        conn.rest(now, now + keep);
         kept.conns.push(conn);
         self.count += 1;
     }
@@ -83,7 +80,7 @@ impl IdleConns {
                 return false;
             }
             kept.conns
-                .retain(|conn| conn.idle_until > now && conn.is_quiet());
+                .retain(|conn| conn.idle_until > now && conn.stream.is_quiet());
             !kept.conns.is_empty()
         });
         self.count = self.by_dyno.values().map(|kept| kept.conns.len()).sum();

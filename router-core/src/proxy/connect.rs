@@ -14,9 +14,9 @@ use router_model::settings::{Balancer, HashKey};
 use router_model::{affinity, retry, verdict};
 
 use super::check_app;
-use crate::client::{Client, Transport};
+use crate::client::{self, Client};
 use crate::clock::{self, Instant};
-use crate::dyno_conn::{DynoConn, dial};
+use crate::dyno_conn::{DynoConn, DynoStream, H1Conn, dial};
 use crate::exchange::Exchange;
 use crate::observe::Event;
 use crate::pool::{Checkout, Lease, Pool};
@@ -136,9 +136,9 @@ fn preferred_dyno(worker: &Worker, head: &RequestHead) -> Option<String> {
 }
 
 /// Finds a dyno and a connection to it: a kept one, or a new one; another dyno when that fails.
-pub(super) async fn connect<IO: Transport>(
+pub(super) async fn connect<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     head: &RequestHead,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,
@@ -166,7 +166,9 @@ pub(super) async fn connect<IO: Transport>(
                 exchange.set_cookie = affinity_cookie(worker, &exchange.route.app, &lease, search);
                 return Ok((lease, conn));
             }
-            Err(Failure::ClientInterrupted) => return Err(Failure::ClientInterrupted),
+            Err(failure @ (Failure::ClientInterrupted | Failure::StreamBroken)) => {
+                return Err(failure);
+            }
             Err(failure) => search.failed(worker, &exchange.route, &lease, failure)?,
         }
     }
@@ -174,9 +176,9 @@ pub(super) async fn connect<IO: Transport>(
 
 /// Checks a dyno out; waits for one that starts, or whose quarantine ends, as long as the budget lasts. Meanwhile route
 /// updates are followed and the client is watched; its body is not read.
-async fn checkout<IO: Transport>(
+async fn checkout<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,
     search: &mut Search,
@@ -229,7 +231,7 @@ async fn checkout<IO: Transport>(
                     return Err(at_deadline);
                 }
             }
-            () = client.gone(worker.shared.limits.request_buffer) => return Err(Failure::ClientInterrupted),
+            failure = client::gone(client, worker.shared.limits.request_buffer) => return Err(failure),
         }
         refresh(worker, admitted, exchange)?;
     }
@@ -275,12 +277,15 @@ fn take_kept(
     } else {
         Some(retry::UNSAFE_REUSE_IDLE)
     };
-    worker.idle().take(lease.dyno(), max_idle, clock::now())
+    worker
+        .idle()
+        .take(lease.dyno(), max_idle, clock::now())
+        .map(DynoConn::H1)
 }
 
-async fn open<IO: Transport>(
+async fn open<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     exchange: &mut Exchange<'_>,
     lease: &Lease,
     deadline: Instant,
@@ -295,18 +300,16 @@ async fn open<IO: Transport>(
     let dialled = tokio::select! {
         biased;
         dialled = dial(lease.dyno().address(), limit) => dialled,
-        () = client.gone(worker.shared.limits.request_buffer) => return Err(Failure::ClientInterrupted),
+        failure = client::gone(client, worker.shared.limits.request_buffer) => return Err(failure),
     };
     let now = clock::now();
     let took = now.saturating_duration_since(started);
     exchange.connect = Some(took);
     let stream = dialled?;
     worker.event(Event::Connected(took));
-    Ok(DynoConn::new(
-        stream,
-        HeadLimits::response(&worker.shared.limits),
-        now,
-    ))
+    let limits = HeadLimits::response(&worker.shared.limits);
+    let conn = H1Conn::new(DynoStream::Tcp(stream), limits, now);
+    Ok(DynoConn::H1(Box::new(conn)))
 }
 
 /// The cookie that the client needs when the dyno is not the one that its cookie names (spec §4.3).

@@ -5,31 +5,33 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use router_model::failure::Failure;
-use router_model::forward::{self, ResponseFields};
+use router_model::forward::ResponseFields;
 use router_model::h1::chunked::ChunkLimits;
-use router_model::h1::{BodyDecoder, Framing, ResponseHead};
+use router_model::h1::{Framing, ResponseHead, Version};
+use router_model::h2::websocket;
 use router_model::response::{self, Judged};
 use router_model::retry::Sent;
 
-use crate::client::{Client, Transport, poll_read_grown, poll_write_queue};
+use crate::client::{Came, Client};
 use crate::clock::{self, Instant};
-use crate::dyno_conn::DynoConn;
+use crate::dyno_conn::{Arrived, DynoConn};
 use crate::exchange::Exchange;
-use crate::queue::{OutQueue, Pumped, pump};
+use crate::queue::Pumped;
 use crate::worker::Worker;
 
 /// What the relay has to know of the request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'p> {
     /// Where the request body ends.
     pub(crate) framing: Framing,
     pub(crate) is_head: bool,
     /// The client asked for an upgrade.
     pub(crate) upgrade: bool,
-    /// The client is HTTP/1.0.
-    pub(crate) http10: bool,
+    /// The key of the handshake that the router makes for a WebSocket over HTTP/2 (RFC 8441).
+    pub(crate) websocket_key: Option<&'p str>,
+    /// What the client speaks.
+    pub(crate) version: Version,
     /// The client wants its connection kept.
     pub(crate) keep_alive: bool,
     /// A dyno's 100 is for the client (`end_to_end_continue`).
@@ -38,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) expects_continue: bool,
     pub(crate) first_byte: Duration,
     pub(crate) idle: Duration,
+    /// `Strict-Transport-Security` for a response that has none.
+    pub(crate) hsts: Option<&'p str>,
 }
 
 /// How an exchange ended well.
@@ -69,7 +73,6 @@ pub(crate) struct Fault {
 /// The request body's way to the dyno. Outlasts a dyno connection that dies before it took a byte.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    decoder: BodyDecoder,
     /// The body's last byte has been read from the client.
     read_all: bool,
     /// When its last byte was written to the dyno.
@@ -82,9 +85,8 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(framing: Framing, limits: ChunkLimits, now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            decoder: BodyDecoder::new(framing, limits),
             read_all: false,
             complete_at: None,
             broken: false,
@@ -104,22 +106,10 @@ impl Upload {
         self.read_all
     }
 
-    /// Takes what is left of the body out of `buffer`; whether that was all of it, so that the next request can follow.
-    pub(crate) fn discard(&mut self, buffer: &mut BytesMut) -> bool {
-        let mut nowhere = OutQueue::default();
-        let mut content = 0;
-        self.read_all = self.read_all
-            || matches!(
-                pump(
-                    &mut self.decoder,
-                    buffer,
-                    &mut nowhere,
-                    usize::MAX,
-                    false,
-                    &mut content
-                ),
-                Ok(Pumped::Done)
-            );
+    /// Throws away what has come of the rest of the body; whether that was all of it, so that the next request can
+    /// follow.
+    pub(crate) fn discard(&mut self, client: &mut impl Client) -> bool {
+        self.read_all = self.read_all || client.discard_body();
         self.read_all
     }
 
@@ -134,7 +124,7 @@ impl Upload {
 #[derive(Debug)]
 enum Down {
     Head,
-    Body(BodyDecoder),
+    Body(Framing),
     /// All of the response is queued for the client.
     Finished,
     /// The 101 is queued for the client.
@@ -142,12 +132,12 @@ enum Down {
 }
 
 /// The relay of one exchange.
-pub(crate) struct Relay<'r, 'x, IO> {
+pub(crate) struct Relay<'r, 'x, C> {
     worker: &'r Worker,
     exchange: &'r mut Exchange<'x>,
-    client: &'r mut Client<IO>,
+    client: &'r mut C,
     dyno: &'r mut DynoConn,
-    plan: Plan,
+    plan: Plan<'r>,
     up: &'r mut Upload,
     down: Down,
     judged: Option<Judged>,
@@ -163,23 +153,21 @@ pub(crate) struct Relay<'r, 'x, IO> {
     answer_begun: bool,
     interim: u16,
     continued: bool,
-    read_size: usize,
     started: Instant,
     last_read: Instant,
     last_write: Instant,
 }
 
-const FIRST_READ: usize = 16 * 1024;
 /// More interim responses than this before the final one are an endless stream, not HTTP.
 const MOST_INTERIM: u16 = 1000;
 
-impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
+impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
     pub(crate) fn new(
         worker: &'r Worker,
         exchange: &'r mut Exchange<'x>,
-        client: &'r mut Client<IO>,
+        client: &'r mut C,
         dyno: &'r mut DynoConn,
-        plan: Plan,
+        plan: Plan<'r>,
         up: &'r mut Upload,
     ) -> Self {
         let now = clock::now();
@@ -200,7 +188,6 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             answer_begun: false,
             interim: 0,
             continued: false,
-            read_size: FIRST_READ,
             started: now,
             last_read: now,
             last_write: now,
@@ -223,7 +210,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             Ok(None) => match self.deadline() {
                 Some((deadline, failure)) => self
                     .client
-                    .timer
+                    .timer()
                     .poll_until(cx, deadline)
                     .map(|()| Err(self.fault(failure))),
                 // Both sides have work that needs no wait; the polls above have left their wakers.
@@ -238,12 +225,12 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             failure,
             head_sent: !matches!(self.down, Down::Head),
             sent: Sent {
-                reused: self.dyno.reused,
+                reused: self.dyno.reused(),
                 response_seen: self.response_seen,
                 request_written: self.up.written,
                 has_body: self.plan.framing.has_body(),
                 age: clock::now().saturating_duration_since(self.started),
-                refused: false,
+                refused: self.dyno.refused(),
             },
         }
     }
@@ -253,13 +240,13 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         let Some(length) = self.unsent_from.take() else {
             return;
         };
-        self.client.out.truncate(length);
+        self.client.take_back(length);
         self.exchange.status = None;
         self.exchange.bytes = 0;
         self.down = Down::Head;
         self.judged = None;
         if std::mem::take(&mut self.ends_with_connection) {
-            self.client.io.end_with_error(false);
+            self.client.end_with_error(false);
         }
     }
 
@@ -271,26 +258,18 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
     fn poll_upload(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Failure> {
         let room = self.limits().request_buffer;
         while self.up.complete_at.is_none() {
-            if !self.up.read_all && self.dyno.out.len() < room {
-                let mut content = 0;
-                let pumped = pump(
-                    &mut self.up.decoder,
-                    &mut self.client.buffer,
-                    &mut self.dyno.out,
-                    room,
-                    true,
-                    &mut content,
-                );
-                self.up.read_all = pumped.map_err(|_| Failure::BadChunk)? == Pumped::Done;
+            if !self.up.read_all && self.dyno.queued() < room {
+                let pumped = self.client.pump_body(self.dyno.sink(), room)?;
+                self.up.read_all = pumped == Pumped::Done;
             }
-            if !self.dyno.out.is_empty() {
-                match poll_write_queue(&mut self.dyno.stream, cx, &mut self.dyno.out) {
-                    Poll::Ready(Ok(_)) => {
+            if !self.dyno.is_flushed() {
+                match self.dyno.poll_write(cx) {
+                    Poll::Ready(Ok(())) => {
                         self.up.written = true;
                         self.up.last_write = now;
                         continue;
                     }
-                    Poll::Ready(Err(_)) => {
+                    Poll::Ready(Err(())) => {
                         // It may have answered before it closed: read on, but send no more. What no byte was taken of
                         // can be sent elsewhere.
                         self.up.broken = true;
@@ -303,20 +282,18 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
                 self.up.complete_at = Some(now);
                 continue;
             }
-            if self.up.read_all || self.dyno.out.len() >= room {
-                return Ok(());
+            if self.up.read_all || self.dyno.queued() >= room {
+                return gone(self.client.poll_gone_unread(cx));
             }
             match self.client.poll_read(cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Err(Failure::ClientInterrupted),
-                Poll::Ready(Ok(_)) => self.up.last_read = now,
+                Poll::Ready(Ok(Came::More)) => self.up.last_read = now,
+                Poll::Ready(Ok(Came::End)) => return Err(Failure::ClientInterrupted),
+                Poll::Ready(Err(failure)) => return Err(failure),
                 Poll::Pending => return Ok(()),
             }
         }
         // Nothing more is expected of the client but that it stays.
-        match self.client.poll_reset(cx, room) {
-            Poll::Ready(()) => Err(Failure::ClientInterrupted),
-            Poll::Pending => Ok(()),
-        }
+        gone(self.client.poll_gone(cx, room))
     }
 
     /// Dyno to client, until both have to wait.
@@ -328,39 +305,33 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         let room = self.limits().response_buffer;
         loop {
             self.understand(room, now)?;
-            if !self.client.out.is_empty() {
-                let was_full = self.client.out.len() >= room;
+            if !self.client.is_flushed() {
+                let was_full = self.client.queued() >= room;
                 match self.client.poll_write(cx) {
-                    Poll::Ready(Ok(_)) => {
+                    Poll::Ready(Ok(())) => {
                         self.unsent_from = None;
                         self.last_write = now;
-                        if was_full && self.client.out.len() < room {
+                        if was_full && self.client.queued() < room {
                             // The dyno was not read while the queue was full; that silence was ours.
                             self.last_read = now;
                         }
                         continue;
                     }
-                    Poll::Ready(Err(_)) => return Err(Failure::ClientInterrupted),
+                    Poll::Ready(Err(failure)) => return Err(failure),
                     Poll::Pending => {}
                 }
             }
             match self.down {
-                Down::Finished if self.client.out.is_empty() => return Ok(Some(self.ended())),
-                Down::Switching if self.client.out.is_empty() => return Ok(Some(Ended::Switched)),
+                Down::Finished if self.client.is_flushed() => return Ok(Some(self.ended())),
+                Down::Switching if self.client.is_flushed() => return Ok(Some(Ended::Switched)),
                 Down::Finished | Down::Switching => return Ok(None),
-                Down::Head | Down::Body(_) if self.client.out.len() >= room => return Ok(None),
+                Down::Head | Down::Body(_) if self.client.queued() >= room => return Ok(None),
                 Down::Head | Down::Body(_) => {}
             }
-            match poll_read_grown(
-                &mut self.dyno.stream,
-                cx,
-                &mut self.dyno.buffer,
-                &mut self.read_size,
-            ) {
-                Poll::Ready(Ok(0)) => self.end_of_dyno()?,
-                // RST: unlike FIN, never a good end (spec §10-27).
-                Poll::Ready(Err(_)) => return Err(Failure::DynoInterrupted),
-                Poll::Ready(Ok(_)) => {
+            match self.dyno.poll_read(cx) {
+                Poll::Ready(Ok(Arrived::End)) => self.end_of_dyno()?,
+                Poll::Ready(Err(failure)) => return Err(failure),
+                Poll::Ready(Ok(Arrived::More)) => {
                     self.response_seen = true;
                     self.answer_begun = true;
                     self.last_read = now;
@@ -375,22 +346,14 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         if matches!(self.down, Down::Head) {
             self.take_heads(now)?;
         }
-        let Down::Body(decoder) = &mut self.down else {
+        if !matches!(self.down, Down::Body(_)) {
             return Ok(());
-        };
-        let keep_framing = !self.plan.http10;
-        if self.client.out.is_empty() {
+        }
+        if self.client.is_flushed() {
             self.last_write = now;
         }
         let content = &mut self.exchange.bytes;
-        let pumped = pump(
-            decoder,
-            &mut self.dyno.buffer,
-            &mut self.client.out,
-            room,
-            keep_framing,
-            content,
-        );
+        let pumped = self.dyno.pump_body(self.client.sink(), room, content);
         let bad_chunk = if self.unsent_from.is_some() {
             Failure::MalformedResponse
         } else {
@@ -404,7 +367,8 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
 
     fn end_of_dyno(&mut self) -> Result<(), Failure> {
         match &self.down {
-            Down::Body(decoder) if decoder.ends_with_connection() => {
+            Down::Body(Framing::UntilClose) => {
+                self.client.sink().end();
                 self.down = Down::Finished;
                 Ok(())
             }
@@ -420,18 +384,17 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
     /// Interim heads, then the final one.
     fn take_heads(&mut self, now: Instant) -> Result<(), Failure> {
         loop {
-            let parsed = self.dyno.parser.take_response(&mut self.dyno.buffer);
-            let Some(head) = parsed.map_err(response::head_failure)? else {
+            let Some(head) = self.dyno.take_head()? else {
                 return Ok(());
             };
-            if self.client.out.is_empty() {
+            if self.client.is_flushed() {
                 self.last_write = now;
             }
             match head.status() {
                 101 | 200.. => return self.final_head(&head),
                 _ => {
                     self.interim_head(&head)?;
-                    self.answer_begun = !self.dyno.buffer.is_empty();
+                    self.answer_begun = self.dyno.has_unread();
                 }
             }
         }
@@ -454,21 +417,21 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             103 => true,
             _ => false,
         };
-        if pass && !self.plan.http10 {
-            let mut out = BytesMut::new();
-            forward::write_interim(head, &mut out);
-            self.client.out.push(out.freeze());
+        if pass && self.plan.version > Version::Http10 {
+            self.client.put_interim(head);
         }
         Ok(())
     }
 
     fn final_head(&mut self, head: &ResponseHead) -> Result<(), Failure> {
         let judged = response::judge(head, self.plan.is_head, self.plan.upgrade)?;
+        self.check_handshake(head)?;
         let unanswered_expect =
             self.plan.pass_continue && self.plan.expects_continue && !self.continued;
         let ends_by_itself = match judged.framing {
+            _ if self.plan.version == Version::Http2 => true,
             Framing::UntilClose => false,
-            Framing::Chunked => !self.plan.http10,
+            Framing::Chunked => self.plan.version > Version::Http10,
             Framing::None | Framing::Length(_) => true,
         };
         // An early response ends the connection: nobody can tell the rest of the upload from the next request.
@@ -479,41 +442,51 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             && !unanswered_expect
             && !self.worker.is_draining();
         let shared = &self.worker.shared;
-        let mut out = BytesMut::new();
+        self.unsent_from = Some(self.client.queued());
         self.worker.with_date(|date| {
             let ours = ResponseFields {
-                via: &shared.via,
+                via: shared.via(self.plan.version),
                 server: &shared.name,
                 date,
                 keep_alive: self.keep_alive,
-                to_http10: self.plan.http10,
+                to_http10: self.plan.version == Version::Http10,
                 set_cookie: self.exchange.set_cookie.as_deref(),
-                hsts: None,
+                hsts: self.plan.hsts,
                 framing: judged.framing,
                 nominates: judged.nominates,
             };
-            forward::write_response(head, &ours, &mut out);
+            self.client.put_head(head, &ours);
         });
         self.ends_with_connection = !ends_by_itself;
         if self.ends_with_connection {
-            self.client.io.end_with_error(true);
+            self.client.end_with_error(true);
         }
-        self.unsent_from = Some(self.client.out.len());
-        self.client.out.push(out.freeze());
         self.exchange.status = Some(head.status());
         self.down = if head.status() == 101 {
             Down::Switching
         } else {
-            Down::Body(BodyDecoder::new(
-                judged.framing,
-                self.response_chunk_limits(),
-            ))
+            self.dyno
+                .begin_body(judged.framing, self.response_chunk_limits());
+            Down::Body(judged.framing)
         };
         self.judged = Some(Judged {
             reusable: judged.reusable && !unanswered_expect,
             ..judged
         });
         Ok(())
+    }
+
+    /// To a client that connects over HTTP/2, every 2xx means that its WebSocket is open (RFC 8441 §5): nothing but a
+    /// true answer to the router's handshake may become one.
+    fn check_handshake(&self, head: &ResponseHead) -> Result<(), Failure> {
+        let Some(key) = self.plan.websocket_key else {
+            return Ok(());
+        };
+        match head.status() {
+            101 if websocket::is_answer(head, key) => Ok(()),
+            101 | 200..=299 => Err(Failure::MalformedResponse),
+            _ => Ok(()),
+        }
     }
 
     fn response_chunk_limits(&self) -> ChunkLimits {
@@ -525,12 +498,12 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
 
     fn ended(&self) -> Ended {
         if self.ends_with_connection {
-            self.client.io.end_with_error(false);
+            self.client.end_with_error(false);
         }
         let clean = self.up.complete_at.is_some()
             && !self.up.broken
-            && self.dyno.buffer.is_empty()
-            && self.dyno.out.is_empty();
+            && !self.dyno.has_unread()
+            && self.dyno.is_flushed();
         let reusable = self
             .judged
             .filter(|judged| judged.reusable && clean)
@@ -546,17 +519,16 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         let (plan, up, limits) = (&self.plan, &*self.up, self.limits());
         let client_owes = (!up.read_all
             && up.complete_at.is_none()
-            && self.dyno.out.len() < limits.request_buffer)
+            && self.dyno.queued() < limits.request_buffer)
             .then(|| (up.last_read + plan.idle, Failure::ClientIdle));
-        let dyno_takes_nothing =
-            (up.complete_at.is_none() && !self.dyno.out.is_empty()).then(|| {
-                let failure = if self.answer_begun {
-                    Failure::DynoIdle
-                } else {
-                    Failure::RequestTimeout
-                };
-                (up.last_write + plan.idle, failure)
-            });
+        let dyno_takes_nothing = (up.complete_at.is_none() && !self.dyno.is_flushed()).then(|| {
+            let failure = if self.answer_begun {
+                Failure::DynoIdle
+            } else {
+                Failure::RequestTimeout
+            };
+            (up.last_write + plan.idle, failure)
+        });
         let unanswered = match up.complete_at {
             Some(sent) if !self.answer_begun => {
                 // An interim response says that the dyno is alive, so the window starts anew.
@@ -570,7 +542,7 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
             _ => None,
         };
         let reading = matches!(self.down, Down::Head | Down::Body(_))
-            && self.client.out.len() < limits.response_buffer;
+            && self.client.queued() < limits.response_buffer;
         // Until the whole request is with the dyno, a dyno that has not answered owes nothing, whatever interim
         // responses it sent.
         let silent_since = match (&self.down, up.complete_at) {
@@ -581,8 +553,8 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         let dyno_silent = silent_since
             .filter(|_| self.answer_begun && reading)
             .map(|since| (since + plan.idle, Failure::DynoIdle));
-        let client_takes_nothing = (!self.client.out.is_empty())
-            .then(|| (self.last_write + plan.idle, Failure::ClientIdle));
+        let client_takes_nothing =
+            (!self.client.is_flushed()).then(|| (self.last_write + plan.idle, Failure::ClientIdle));
         let client_left = self
             .client
             .given_up_at()
@@ -598,5 +570,12 @@ impl<'r, 'x, IO: Transport> Relay<'r, 'x, IO> {
         .into_iter()
         .flatten()
         .min_by_key(|(at, _)| *at)
+    }
+}
+
+fn gone(poll: Poll<Failure>) -> Result<(), Failure> {
+    match poll {
+        Poll::Ready(failure) => Err(failure),
+        Poll::Pending => Ok(()),
     }
 }

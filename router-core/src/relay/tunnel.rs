@@ -5,12 +5,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use router_model::failure::Failure;
+use router_model::h1::Framing;
+use router_model::h1::chunked::ChunkLimits;
 
-use crate::client::{Client, Transport, poll_read_grown, poll_write_queue};
+use crate::client::{Came, Client};
 use crate::clock::{self, Instant};
 use crate::dyno::Dyno;
-use crate::dyno_conn::DynoConn;
+use crate::dyno_conn::{Arrived, DynoConn};
 use crate::exchange::Exchange;
+use crate::queue::Pumped;
 use crate::worker::Worker;
 
 /// Why a tunnel ended.
@@ -22,30 +25,35 @@ pub(crate) enum TunnelEnd {
     Failed(Failure),
 }
 
-struct Tunnel<'t, 'x, IO> {
-    client: &'t mut Client<IO>,
+struct Tunnel<'t, 'x, C> {
+    client: &'t mut C,
     dyno: &'t mut DynoConn,
     exchange: &'t mut Exchange<'x>,
     idle: Duration,
     last_byte: Instant,
     client_ended: bool,
     dyno_ended: bool,
-    read_size: usize,
 }
 
 /// Bytes that wait for one side before the other is read again.
 const ROOM: usize = 64 * 1024;
-const FIRST_READ: usize = 4 * 1024;
 
 /// Passes bytes until the end.
-pub(crate) async fn tunnel<IO: Transport>(
+pub(crate) async fn tunnel<C: Client>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut C,
     dyno: &mut DynoConn,
     exchange: &mut Exchange<'_>,
     of: &Dyno,
     idle: Duration,
 ) -> TunnelEnd {
+    // Either side's bytes are passed on until it ends, from what came right behind the handshake on.
+    const UNUSED: ChunkLimits = ChunkLimits {
+        line: 0,
+        trailers: 0,
+    };
+    client.begin_body(Framing::UntilClose, UNUSED);
+    dyno.begin_body(Framing::UntilClose, UNUSED);
     let mut tunnel = Tunnel {
         client,
         dyno,
@@ -54,9 +62,7 @@ pub(crate) async fn tunnel<IO: Transport>(
         last_byte: clock::now(),
         client_ended: false,
         dyno_ended: false,
-        read_size: FIRST_READ,
     };
-    tunnel.pass_leftovers();
     tokio::select! {
         // Every arm is cancel-safe: the tunnel is polled in place, and the tokens and sleeps hold no bytes.
         end = std::future::poll_fn(|cx| tunnel.poll(cx)) => end,
@@ -71,45 +77,40 @@ async fn spread(window: Duration) {
     tokio::time::sleep(window.mul_f64(share)).await;
 }
 
-impl<IO: Transport> Tunnel<'_, '_, IO> {
-    /// What either side sent right behind the handshake.
-    fn pass_leftovers(&mut self) {
-        self.dyno.out.push(self.client.buffer.split().freeze());
-        self.exchange.bytes += self.dyno.buffer.len() as u64;
-        self.client.out.push(self.dyno.buffer.split().freeze());
-    }
-
+impl<C: Client> Tunnel<'_, '_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         if self.poll_up(cx).is_err() || self.poll_down(cx).is_err() {
             return Poll::Ready(TunnelEnd::Closed);
         }
         // No half-close: the end of one side ends both, once what it sent has been delivered.
-        let over = self.client_ended && self.dyno.out.is_empty()
-            || self.dyno_ended && self.client.out.is_empty();
+        let over = self.client_ended && self.dyno.is_flushed()
+            || self.dyno_ended && self.client.is_flushed();
         if over {
             return Poll::Ready(TunnelEnd::Closed);
         }
-        ready!(self.client.timer.poll_until(cx, self.last_byte + self.idle));
+        ready!(
+            self.client
+                .timer()
+                .poll_until(cx, self.last_byte + self.idle)
+        );
         Poll::Ready(TunnelEnd::Failed(Failure::DynoIdle))
     }
 
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+    /// Client to dyno; an error is the end of the tunnel, whoever it came from.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         loop {
-            if !self.dyno.out.is_empty()
-                && poll_write_queue(&mut self.dyno.stream, cx, &mut self.dyno.out)?.is_ready()
-            {
+            let pumped = self.client.pump_body(self.dyno.sink(), ROOM);
+            self.client_ended |= pumped == Ok(Pumped::Done);
+            if !self.dyno.is_flushed() && self.dyno.poll_write(cx)?.is_ready() {
                 self.last_byte = clock::now();
                 continue;
             }
-            if self.client_ended || self.dyno.out.len() >= ROOM {
+            if self.client_ended || self.dyno.queued() >= ROOM {
                 return Ok(());
             }
-            match self.client.poll_read(cx)? {
-                Poll::Ready(0) => self.client_ended = true,
-                Poll::Ready(_) => {
-                    self.last_byte = clock::now();
-                    self.dyno.out.push(self.client.buffer.split().freeze());
-                }
+            match self.client.poll_read(cx).map_err(|_| ())? {
+                Poll::Ready(Came::End) => self.client_ended = true,
+                Poll::Ready(Came::More) => self.last_byte = clock::now(),
                 Poll::Pending => {
                     self.client.release_buffer();
                     return Ok(());
@@ -118,31 +119,25 @@ impl<IO: Transport> Tunnel<'_, '_, IO> {
         }
     }
 
-    fn poll_down(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         loop {
-            if !self.client.out.is_empty() && self.client.poll_write(cx)?.is_ready() {
+            let pumped = self
+                .dyno
+                .pump_body(self.client.sink(), ROOM, &mut self.exchange.bytes);
+            self.dyno_ended |= pumped == Ok(Pumped::Done);
+            if !self.client.is_flushed() && self.client.poll_write(cx).map_err(|_| ())?.is_ready() {
                 self.last_byte = clock::now();
                 continue;
             }
-            if self.dyno_ended || self.client.out.len() >= ROOM {
+            if self.dyno_ended || self.client.queued() >= ROOM {
                 return Ok(());
             }
-            if self.dyno.buffer.is_empty() && self.dyno.stream.poll_read_ready(cx)?.is_pending() {
-                self.dyno.buffer = bytes::BytesMut::new();
-                return Ok(());
-            }
-            match poll_read_grown(
-                &mut self.dyno.stream,
-                cx,
-                &mut self.dyno.buffer,
-                &mut self.read_size,
-            )? {
-                Poll::Ready(0) => self.dyno_ended = true,
-                Poll::Ready(read) => {
-                    self.last_byte = clock::now();
-                    self.exchange.bytes += read as u64;
-                    self.client.out.push(self.dyno.buffer.split().freeze());
+            match self.dyno.poll_tunnel_read(cx).map_err(|_| ())? {
+                Poll::Ready(Arrived::End) => {
+                    self.client.sink().end();
+                    self.dyno_ended = true;
                 }
+                Poll::Ready(Arrived::More) => self.last_byte = clock::now(),
                 Poll::Pending => return Ok(()),
             }
         }

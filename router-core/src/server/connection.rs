@@ -2,6 +2,7 @@
 //! is the proxy's business.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -9,25 +10,31 @@ use router_model::admission;
 use router_model::failure::Failure;
 use router_model::h1::{HeadLimits, HeadParser, RequestHead};
 
-use crate::client::{Client, Transport};
+use crate::client::{self, Client, H1Client, Transport};
 use crate::clock;
+use crate::peer::Peer;
 use crate::proxy::{self, After};
 use crate::worker::{Counted, Worker};
 
 /// Serves a connection to its end, or until the router cuts it.
-pub(crate) async fn serve<IO: Transport>(worker: &Worker, client: Client<IO>) {
+pub(crate) async fn serve<IO: Transport>(worker: &Worker, io: IO, peer: Peer) {
+    let (_counted, peer) = enter(worker, peer);
     tokio::select! {
         // Dropping the connection is the point of a cut: its exchange then logs H24.
-        () = serve_requests(worker, client) => {}
+        () = serve_requests(worker, H1Client::new(io, peer)) => {}
         () = worker.cut.cancelled() => {}
     }
 }
 
-async fn serve_requests<IO: Transport>(worker: &Worker, mut client: Client<IO>) {
-    let _counted = Counted::new(worker.shared.connections());
-    // Those who were here before keep being served.
-    client.above_limit =
+/// Counts a connection in. Those who were here before keep being served when it is one too many.
+pub(super) fn enter(worker: &Worker, mut peer: Peer) -> (Counted<'_>, Arc<Peer>) {
+    let counted = Counted::new(worker.shared.connections());
+    peer.above_limit =
         worker.shared.client_connections() > worker.shared.limits.client_connections as u64;
+    (counted, Arc::new(peer))
+}
+
+async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>) {
     let mut parser = HeadParser::request(HeadLimits::request(&worker.shared.limits));
     let mut first = true;
     loop {
@@ -37,7 +44,9 @@ async fn serve_requests<IO: Transport>(worker: &Worker, mut client: Client<IO>) 
             Head::TooSlow => {
                 proxy::refuse(worker, &mut client, Failure::HeaderTimeout, false, false);
                 // It may go on dripping bytes for ever; waiting for their end is what it wants.
-                client.flush(worker.shared.timeouts.idle).await.ok();
+                client::flush(&mut client, worker.shared.timeouts.idle)
+                    .await
+                    .ok();
                 return;
             }
             Head::Over => return,
@@ -45,7 +54,9 @@ async fn serve_requests<IO: Transport>(worker: &Worker, mut client: Client<IO>) 
         first = false;
         let flushed = match after {
             After::KeepAlive | After::Close | After::Linger => {
-                client.flush(worker.shared.timeouts.idle).await.is_ok()
+                client::flush(&mut client, worker.shared.timeouts.idle)
+                    .await
+                    .is_ok()
             }
             After::Drop | After::Abort => false,
         };
@@ -71,7 +82,7 @@ enum Head {
 /// (spec §1.6). The first request's deadline starts with the connection.
 async fn next_head<IO: Transport>(
     worker: &Worker,
-    client: &mut Client<IO>,
+    client: &mut H1Client<IO>,
     parser: &mut HeadParser,
     first: bool,
 ) -> Head {
@@ -102,7 +113,7 @@ async fn next_head<IO: Transport>(
             }
         }
         let came = std::future::poll_fn(|cx| {
-            if let Poll::Ready(read) = client.poll_read(cx) {
+            if let Poll::Ready(read) = client.poll_bytes(cx) {
                 return Poll::Ready(read.map_or(Came::End, |read| {
                     if read == 0 { Came::End } else { Came::Bytes }
                 }));
@@ -116,7 +127,7 @@ async fn next_head<IO: Transport>(
                 deadline = deadline.min(clock::now() + HURRY);
             }
             client
-                .timer
+                .timer()
                 .poll_until(cx, deadline)
                 .map(|()| Came::Nothing)
         });
@@ -137,7 +148,7 @@ enum Came {
 
 /// Lets a client that may still be sending read its answer: closing at once would reset the connection, and the answer
 /// with it (RFC 9112 §9.6). A drain shortens the wait.
-async fn linger<IO: Transport>(worker: &Worker, client: &mut Client<IO>) {
+async fn linger<IO: Transport>(worker: &Worker, client: &mut H1Client<IO>) {
     const SILENCE: Duration = Duration::from_secs(5);
     const TOTAL: Duration = Duration::from_secs(30);
     const DRAINING: Duration = Duration::from_secs(1);
@@ -150,9 +161,9 @@ async fn linger<IO: Transport>(worker: &Worker, client: &mut Client<IO>) {
         loop {
             client.buffer.clear();
             let deadline = end.min(clock::now() + SILENCE);
-            let read = std::future::poll_fn(|cx| match client.poll_read(cx) {
+            let read = std::future::poll_fn(|cx| match client.poll_bytes(cx) {
                 Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
-                Poll::Pending => client.timer.poll_until(cx, deadline).map(|()| 0),
+                Poll::Pending => client.timer().poll_until(cx, deadline).map(|()| 0),
             });
             if read.await == 0 || clock::now() >= end {
                 return;

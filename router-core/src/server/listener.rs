@@ -12,7 +12,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::connection;
-use crate::client::Client;
 use crate::clock;
 use crate::peer::Peer;
 use crate::socket;
@@ -145,10 +144,9 @@ fn start(
     tasks: &TaskTracker,
 ) {
     socket::tune(&stream);
-    let client = Client::new(stream, Peer::plain(Some(address), port));
+    let peer = Peer::plain(Some(address), port);
     let worker = Arc::clone(worker);
-    tasks::spawn(
-        tasks,
-        async move { connection::serve(&worker, client).await },
-    );
+    tasks::spawn(tasks, async move {
+        connection::serve(&worker, stream, peer).await;
+    });
 }

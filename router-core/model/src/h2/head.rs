@@ -2,13 +2,13 @@
 //! CONNECT becomes the HTTP/1.1 upgrade that it stands for. The limits are those of HTTP/1 heads.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::websocket;
 use crate::failure::{BadRequest, Failure};
 use crate::h1::field::{Field, Span};
-use crate::h1::head::{LONGEST_METHOD, span};
+use crate::h1::head::{LONGEST_METHOD, parse_field, span};
 use crate::h1::{FieldId, Fields, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
 
 /// The head of a request. `ended`: its stream ended with it. `protocol`: the `:protocol` of an extended CONNECT (RFC
@@ -153,6 +153,24 @@ pub fn trailers(map: &HeaderMap) -> Bytes {
         }
     }
     lines.freeze()
+}
+
+/// The trailers that [`trailers`] or a chunked body gave, as a field map.
+pub fn trailer_map(lines: &[u8]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Ok(field) = parse_field(line, 0, false) else {
+            continue;
+        };
+        let (name, value) = (field.name.of(line), field.value.of(line));
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            map.append(name, value);
+        }
+    }
+    map
 }
 
 /// Puts a head into one buffer and notes where its parts stand.
@@ -415,6 +433,10 @@ mod tests {
         ] {
             map.insert(name, value.parse().unwrap());
         }
-        assert_eq!(&trailers(&map)[..], b"grpc-status: 0\r\n");
+        let lines = trailers(&map);
+        assert_eq!(&lines[..], b"grpc-status: 0\r\n");
+        let back = trailer_map(&lines);
+        assert_eq!((back.len(), back["grpc-status"].as_bytes()), (1, &b"0"[..]));
+        assert!(trailer_map(b"").is_empty());
     }
 }

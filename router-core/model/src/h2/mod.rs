@@ -5,4 +5,4 @@
 mod head;
 pub mod websocket;
 
-pub use head::{request_head, response_head, trailers};
+pub use head::{request_head, response_head, trailer_map, trailers};

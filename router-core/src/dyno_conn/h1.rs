@@ -1,0 +1,93 @@
+//! One HTTP/1.1 connection to a dyno.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use router_model::failure::Failure;
+use router_model::h1::chunked::BadChunk;
+use router_model::h1::{BodyDecoder, HeadLimits, HeadParser, ResponseHead};
+use router_model::response;
+
+use super::DynoStream;
+use crate::clock::Instant;
+use crate::queue::{BodySink, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump};
+
+/// A connection that carries one request after the other.
+#[derive(Debug)]
+pub(crate) struct H1Conn {
+    pub(super) stream: DynoStream,
+    /// Bytes read and not yet understood.
+    pub(super) buffer: BytesMut,
+    /// Bytes to be written.
+    pub(super) out: OutQueue,
+    pub(super) parser: HeadParser,
+    pub(super) body: BodyDecoder,
+    /// A request has been served on it before this one.
+    pub(super) reused: bool,
+    pub(super) idle_since: Instant,
+    pub(super) idle_until: Instant,
+    read_size: usize,
+}
+
+const FIRST_READ: usize = 16 * 1024;
+
+impl H1Conn {
+    pub(crate) fn new(stream: DynoStream, limits: HeadLimits, now: Instant) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            out: OutQueue::default(),
+            parser: HeadParser::response(limits),
+            body: BodyDecoder::Length(0),
+            reused: false,
+            idle_since: now,
+            idle_until: now,
+            read_size: FIRST_READ,
+        }
+    }
+
+    pub(super) fn rest(&mut self, now: Instant, until: Instant) {
+        self.reused = true;
+        self.idle_since = now;
+        self.idle_until = until;
+        // An idle connection costs no buffer.
+        self.buffer = BytesMut::new();
+        self.read_size = FIRST_READ;
+    }
+
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        poll_read_grown(&mut self.stream, cx, &mut self.buffer, &mut self.read_size)
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        poll_write_queue(&mut self.stream, cx, &mut self.out)
+    }
+
+    pub(super) fn take_head(&mut self) -> Result<Option<ResponseHead>, Failure> {
+        self.parser
+            .take_response(&mut self.buffer)
+            .map_err(response::head_failure)
+    }
+
+    pub(super) fn pump_body(
+        &mut self,
+        to: &mut dyn BodySink,
+        room: usize,
+        content: &mut u64,
+    ) -> Result<Pumped, BadChunk> {
+        pump(&mut self.body, &mut self.buffer, to, room, content)
+    }
+
+    /// Reads what a switched connection brings; no buffer is held while it brings nothing.
+    pub(super) fn poll_tunnel_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
+        if self.buffer.is_empty() && self.stream.poll_readable(cx)?.is_pending() {
+            self.buffer = BytesMut::new();
+            return Poll::Pending;
+        }
+        let read = ready!(self.poll_bytes(cx));
+        Poll::Ready(read)
+    }
+}
