@@ -91,6 +91,10 @@ pub struct Stats {
     pub requests_in_flight: u64,
     /// Upgraded connections.
     pub tunnels: u64,
+    /// Open HTTP/2 client connections, among the client connections.
+    pub h2_connections: u64,
+    /// Streams open on them.
+    pub h2_streams: u64,
     /// Idle connections to dynos.
     pub kept_connections: u64,
     /// Dynos that are left alone for the moment.
@@ -142,6 +146,8 @@ impl Router {
             client_connections: self.shared.client_connections(),
             requests_in_flight: sum(|worker| worker.gauges.requests.load(Ordering::Relaxed)),
             tunnels: sum(|worker| worker.gauges.tunnels.load(Ordering::Relaxed)),
+            h2_connections: sum(|worker| worker.gauges.h2_connections.load(Ordering::Relaxed)),
+            h2_streams: sum(|worker| worker.gauges.h2_streams.load(Ordering::Relaxed)),
             kept_connections: sum(|worker| worker.idle().len() as u64),
             dynos_quarantined: quarantined as u64,
             apps: table.app_count() as u64,

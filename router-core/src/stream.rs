@@ -109,6 +109,11 @@ impl StreamOut {
         self.ended && self.length == 0 && self.trailers.is_empty()
     }
 
+    /// Whether nothing more will be queued.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The head has said that the stream ends.
     pub(crate) fn end_is_sent(&mut self) {
         (self.ended, self.end_sent) = (true, true);

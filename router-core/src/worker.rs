@@ -34,6 +34,8 @@ pub(crate) struct Worker {
 pub(crate) struct Gauges {
     pub(crate) requests: AtomicU64,
     pub(crate) tunnels: AtomicU64,
+    pub(crate) h2_connections: AtomicU64,
+    pub(crate) h2_streams: AtomicU64,
     /// Exchanges that were cut at the end of the drain window.
     pub(crate) cut: AtomicU64,
 }

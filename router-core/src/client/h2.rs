@@ -53,6 +53,11 @@ impl H2Client {
         }
     }
 
+    /// Whether the response is whole, if not yet with the client.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.out.is_ended()
+    }
+
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         let reset = match &mut self.stream {
             Some(stream) => stream.poll_reset(cx),

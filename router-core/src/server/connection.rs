@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use router_model::admission;
 use router_model::failure::Failure;
 use router_model::h1::{HeadLimits, HeadParser, RequestHead};
+use tokio::io::AsyncReadExt as _;
 
+use super::h2;
+pub(crate) use super::h2::serve as serve_h2;
+use super::prefixed::Prefixed;
 use crate::client::{self, Client, H1Client, Transport};
 use crate::clock;
 use crate::peer::Peer;
@@ -32,6 +37,43 @@ pub(super) fn enter(worker: &Worker, mut peer: Peer) -> (Counted<'_>, Arc<Peer>)
     peer.above_limit =
         worker.shared.client_connections() > worker.shared.limits.client_connections as u64;
     (counted, Arc::new(peer))
+}
+
+/// Serves a connection in the clear that may begin with HTTP/2 (RFC 9113 §3.3): the first bytes tell.
+pub(crate) async fn serve_either<IO>(worker: &Arc<Worker>, mut io: IO, peer: Peer)
+where
+    IO: Transport + 'static,
+{
+    let begun = tokio::time::timeout(worker.shared.timeouts.client_header, sniff(&mut io));
+    let begun = tokio::select! {
+        begun = begun => begun,
+        () = worker.drain.cancelled() => return,
+    };
+    // One that sends nothing, and one that closes, is not worth an answer.
+    let Ok(Some((bytes, is_h2))) = begun else {
+        return;
+    };
+    let io = Prefixed::new(bytes.freeze(), io);
+    if is_h2 {
+        h2::serve(worker, io, peer).await;
+    } else {
+        serve(worker, io, peer).await;
+    }
+}
+
+/// Reads until it is clear whether this is the preface of HTTP/2.
+async fn sniff<IO: Transport>(io: &mut IO) -> Option<(BytesMut, bool)> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    while bytes.len() < PREFACE.len() {
+        if io.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        if !PREFACE.starts_with(bytes.get(..PREFACE.len()).unwrap_or(&bytes)) {
+            return Some((bytes, false));
+        }
+    }
+    Some((bytes, true))
 }
 
 async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>) {

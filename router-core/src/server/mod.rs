@@ -1,7 +1,9 @@
 //! Listening: sockets, workers, client connections, and the drain at the end.
 
 pub(crate) mod connection;
+mod h2;
 mod listener;
+mod prefixed;
 mod workers;
 
 pub use listener::{ListenerSettings, StartError, TlsListenerSettings};

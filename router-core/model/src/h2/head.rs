@@ -89,7 +89,7 @@ pub fn request_head(
 fn host(parts: &Parts) -> Result<&[u8], Failure> {
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let mut fields = parts.headers.get_all(http::header::HOST).iter();
-    let host = fields.next().map(http::HeaderValue::as_bytes);
+    let host = fields.next().map(HeaderValue::as_bytes);
     if fields.next().is_some() {
         return Err(Failure::BadRequest(BadRequest::HostRepeated));
     }

@@ -1,0 +1,202 @@
+//! HTTP/2 client connections (RFC 9113): each stream is an exchange of its own and a task of its own. All options of the
+//! h2 library are set here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use router_model::h1::HeadLimits;
+use router_model::h2 as messages;
+use router_model::h2::websocket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::TaskTracker;
+
+use super::connection::enter;
+use crate::client::{self, H2Client};
+use crate::clock::{self, Instant};
+use crate::peer::Peer;
+use crate::proxy::{self, After};
+use crate::tasks;
+use crate::worker::{Counted, Worker};
+
+/// Serves a connection to its end, or until the router cuts it.
+pub(crate) async fn serve<IO>(worker: &Arc<Worker>, io: IO, peer: Peer)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (_counted, peer) = enter(worker, peer);
+    let _counted_h2 = Counted::new(&worker.gauges.h2_connections);
+    let streams = TaskTracker::new();
+    tokio::select! {
+        () = serve_streams(worker, io, peer, &streams) => {}
+        () = worker.cut.cancelled() => {}
+    }
+    // The connection is gone, so those that are left end by themselves, each with its log line.
+    streams.close();
+    streams.wait().await;
+}
+
+async fn serve_streams<IO>(worker: &Arc<Worker>, io: IO, peer: Arc<Peer>, streams: &TaskTracker)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let timeouts = &worker.shared.timeouts;
+    let handshake = tokio::time::timeout(timeouts.client_header, options(worker).handshake(io));
+    let Ok(Ok(mut connection)) = handshake.await else {
+        return;
+    };
+    let activity = Arc::new(Activity::new(clock::now()));
+    let mut idle_at = clock::now() + timeouts.client_idle;
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            // Cancel-safe: the connection keeps what it has read, and the others hold nothing.
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let open = Open::new(&activity);
+                    let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
+                    tasks::spawn(streams, async move {
+                        let _open = open;
+                        serve_stream(&worker, peer, request, respond).await;
+                    });
+                }
+                Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection failed"),
+                None => return,
+            },
+            () = worker.drain.cancelled(), if !ending => ending = shut(&mut connection),
+            () = tokio::time::sleep_until(idle_at), if !ending => match activity.idle_since() {
+                Some(since) if since + timeouts.client_idle <= clock::now() => {
+                    ending = shut(&mut connection);
+                }
+                Some(since) => idle_at = since + timeouts.client_idle,
+                None => idle_at = clock::now() + timeouts.client_idle,
+            },
+        }
+    }
+}
+
+/// Announces the end: streams that are open finish, new ones go elsewhere (RFC 9113 §6.8).
+fn shut<IO>(connection: &mut Connection<IO, Bytes>) -> bool
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.graceful_shutdown();
+    true
+}
+
+fn options(worker: &Worker) -> h2::server::Builder {
+    /// What one stream may leave with the library before the client has taken it.
+    const SEND_BUFFER: usize = 64 * 1024;
+    /// Frames of the smallest size allowed: a large one of one stream would hold up all others.
+    const FRAME: u32 = 16 * 1024;
+    let limits = &worker.shared.limits.http2;
+    let resets = limits.resets as usize;
+    let mut options = h2::server::Builder::new();
+    options
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_list)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_frame_size(FRAME)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Streams that the client reset before they were looked at, and those that we had to reset.
+        .max_pending_accept_reset_streams(resets)
+        .max_local_error_reset_streams(Some(resets))
+        .enable_connect_protocol();
+    options
+}
+
+/// When a connection was last of use.
+struct Activity {
+    open: AtomicUsize,
+    last_end: Mutex<Instant>,
+}
+
+impl Activity {
+    fn new(now: Instant) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            last_end: Mutex::new(now),
+        }
+    }
+
+    /// Since when no stream has been open; `None` while one is.
+    fn idle_since(&self) -> Option<Instant> {
+        let last_end = *self.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.open.load(Ordering::Acquire) == 0).then_some(last_end)
+    }
+}
+
+/// One stream that is open.
+struct Open(Arc<Activity>);
+
+impl Open {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self
+            .0
+            .last_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = clock::now();
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn serve_stream(
+    worker: &Worker,
+    peer: Arc<Peer>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let _counted = Counted::new(&worker.gauges.h2_streams);
+    tokio::select! {
+        // Dropping the stream is the point of a cut: its exchange then logs H24.
+        () = serve_request(worker, peer, request, respond) => {}
+        () = worker.cut.cancelled() => {}
+    }
+}
+
+async fn serve_request(
+    worker: &Worker,
+    peer: Arc<Peer>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (parts, body) = request.into_parts();
+    let protocol = parts.extensions.get::<h2::ext::Protocol>();
+    let key = protocol.map(|_| websocket::key(fastrand::u128(..).to_le_bytes()));
+    let head = messages::request_head(
+        &parts,
+        body.is_end_stream(),
+        protocol.map(h2::ext::Protocol::as_str),
+        key.as_deref().unwrap_or_default(),
+        &HeadLimits::request(&worker.shared.limits),
+    );
+    let mut client = H2Client::new(peer, body, respond);
+    let after = match head {
+        Ok(head) => proxy::handle(worker, &mut client, &head).await,
+        Err(failure) => {
+            let to_head = parts.method == http::Method::HEAD;
+            proxy::refuse(worker, &mut client, failure, to_head, false)
+        }
+    };
+    match after {
+        After::KeepAlive | After::Close | After::Linger if client.is_complete() => {
+            // What is left of the request is refused by the library, without blame (RFC 9113 §8.1).
+            client::flush(&mut client, worker.shared.timeouts.idle)
+                .await
+                .ok();
+        }
+        After::KeepAlive | After::Close | After::Linger => client.reset(Reason::INTERNAL_ERROR),
+        After::Abort | After::Drop => client.reset(Reason::CANCEL),
+    }
+}
