@@ -213,7 +213,8 @@ async fn first_routes(state: &admin::State) {
 
 fn listen(config: &Config, router: &Router) -> Result<Server, StartError> {
     let mut server = Server::builder(router.clone());
-    for &address in &config.listeners {
+    for listener in &config.listeners {
+        let address = listener.address;
         server = server.listener(ListenerSettings::http(address));
     }
     server.start()

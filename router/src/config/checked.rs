@@ -5,9 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use router_core::model::h1::field::is_token;
-use router_core::model::{limits::Limits, timeouts::Timeouts};
+use router_core::model::limits::{Http2Limits, Limits};
+use router_core::model::timeouts::Timeouts;
 use toml::Table;
 
+use super::acme::{self, Acme};
+use super::listener::{self, Listener};
 use super::problem::Problem;
 use super::raw::{Reading, Section};
 
@@ -15,7 +18,11 @@ use super::raw::{Reading, Section};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     /// Where clients call.
-    pub(crate) listeners: Vec<SocketAddr>,
+    pub(crate) listeners: Vec<Listener>,
+    /// Where certificates come from, beside the route document.
+    pub(crate) tls: Tls,
+    /// Which certificates the router orders by itself; none if `None`.
+    pub(crate) acme: Option<Acme>,
     /// Where operators call.
     pub(crate) admin: SocketAddr,
     /// Where the routes come from.
@@ -37,7 +44,12 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listeners: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            listeners: vec![Listener::http(SocketAddr::from((
+                Ipv4Addr::LOCALHOST,
+                8080,
+            )))],
+            tls: Tls::default(),
+            acme: None,
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             feed: Feed {
                 path: PathBuf::from("routes.json"),
@@ -54,6 +66,15 @@ impl Default for Config {
             affinity_key: None,
         }
     }
+}
+
+/// What all https listeners share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// The watched folder of certificates.
+    pub(crate) certificates: Option<PathBuf>,
+    /// The file of the keys that session tickets are sealed with; random keys without it.
+    pub(crate) ticket_keys: Option<PathBuf>,
 }
 
 /// Where the routes come from: a watched file.
@@ -104,11 +125,14 @@ pub(crate) fn build(reading: &Reading, table: &Table, folder: &Path) -> Config {
     if let Some(admin) = admin(root.section("admin")) {
         config.admin = admin;
     }
-    config.listeners = listeners(&mut root, config.admin);
+    config.listeners = listener::listeners(&mut root, config.admin, folder);
+    config.tls = tls(root.section("tls"), folder);
+    config.acme = acme::acme(&mut root, &config.listeners, folder);
     config.feed = feed(root.section("feed"), folder);
     access_log(root.section("access_log"), folder, &mut config.access_log);
     timeouts(root.section("timeouts"), &mut config.timeouts);
     limits(root.section("limits"), &mut config.limits);
+    http2(root.section("http2"), &mut config.limits.http2);
     let mut workers = root.section("workers");
     set_size(&mut config.threads, workers.integer("threads", 0..=1024));
     workers.finish();
@@ -120,7 +144,6 @@ pub(crate) fn build(reading: &Reading, table: &Table, folder: &Path) -> Config {
         .filled_string("key", "any secret text")
         .map(str::to_owned);
     affinity.finish();
-    root.later("tls", "TLS", None);
     root.finish();
     config
 }
@@ -131,94 +154,23 @@ fn admin(mut section: Section<'_>) -> Option<SocketAddr> {
     address
 }
 
-fn listeners(root: &mut Section<'_>, admin: SocketAddr) -> Vec<SocketAddr> {
-    let absent = !root.has("listener");
-    let sections = root.sections("listener");
-    let empty = sections.as_ref().is_some_and(Vec::is_empty);
-    if absent || empty {
-        root.note(Problem::new(
-            "listener",
-            "is missing",
-            "at least one [[listener]] with an address",
-        ));
-    }
-    let mut listeners: Vec<SocketAddr> = Vec::new();
-    for mut section in sections.into_iter().flatten() {
-        let key = section.at("address");
-        if let Some(address) = listener(&mut section) {
-            if address.port() != 0 && listeners.contains(&address) {
-                section.note(Problem::plain(
-                    key,
-                    format!("{address} is the address of another listener too"),
-                ));
-            } else if address.port() != 0 && address == admin {
-                section.note(Problem::plain(
-                    key,
-                    format!("{address} is the admin address too"),
-                ));
-            }
-            listeners.push(address);
-        }
-        section.finish();
-    }
-    listeners
-}
-
-fn listener(section: &mut Section<'_>) -> Option<SocketAddr> {
-    if !section.has("address") {
+fn tls(mut section: Section<'_>, folder: &Path) -> Tls {
+    let certificates = section.filled_string("certificates", "the path of a folder");
+    if let Some(path) = certificates.map(|path| folder.join(path))
+        && !path.is_dir()
+    {
+        let wrong = format!("there is no folder {}", path.display());
         section.note(Problem::new(
-            section.at("address"),
-            "is missing",
-            super::raw::ADDRESSES,
+            section.at("certificates"),
+            wrong,
+            "a folder with NAME.crt and NAME.key for each certificate",
         ));
     }
-    let address = section.address("address");
-    if section.choice("protocol", &[("http", false), ("https", true)]) == Some(true) {
-        section.note(Problem::not_yet(
-            section.at("protocol"),
-            "\"https\"",
-            Some("\"http\""),
-        ));
-    }
-    if section.boolean("proxy_protocol") == Some(true) {
-        section.note(Problem::not_yet(
-            section.at("proxy_protocol"),
-            "the PROXY protocol",
-            Some("false"),
-        ));
-    }
-    trusted_proxies(section);
-    for key in ["certificate", "private_key", "min_tls_version", "http2"] {
-        section.later(key, "TLS", None);
-    }
-    address
-}
-
-/// Entries are checked although none is honoured yet: a typing error is better said than hidden behind another reason.
-fn trusted_proxies(section: &mut Section<'_>) {
-    let key = "trusted_proxies";
-    let Some(entries) = section.list(key) else {
-        return;
-    };
-    for (index, entry) in entries.iter().enumerate() {
-        let good = entry
-            .as_str()
-            .is_some_and(|text| text.parse::<ipnet::IpNet>().is_ok());
-        if !good {
-            let key = format!("{}[{index}]", section.at(key));
-            section.note(Problem::new(
-                key,
-                format!("{entry} is not a network"),
-                "CIDRs such as \"10.0.0.0/8\"",
-            ));
-        }
-    }
-    if !entries.is_empty() {
-        section.note(Problem::not_yet(
-            section.at(key),
-            "trusting proxies",
-            Some("[]"),
-        ));
+    let ticket_keys = section.filled_string("ticket_keys", "the path of a file with keys");
+    section.finish();
+    Tls {
+        certificates: certificates.map(|path| folder.join(path)),
+        ticket_keys: ticket_keys.map(|path| folder.join(path)),
     }
 }
 
@@ -301,6 +253,8 @@ fn timeouts(mut section: Section<'_>, timeouts: &mut Timeouts) {
         ("connect_total", &mut timeouts.connect_total),
         ("first_byte", &mut timeouts.first_byte),
         ("idle", &mut timeouts.idle),
+        ("tls_handshake", &mut timeouts.tls_handshake),
+        ("proxy_header", &mut timeouts.proxy_header),
         ("client_header", &mut timeouts.client_header),
         ("client_idle", &mut timeouts.client_idle),
         ("dyno_idle", &mut timeouts.dyno_idle),
@@ -341,6 +295,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         ("response_head", 1, &mut limits.response_head),
         ("response_buffer", 1, &mut limits.response_buffer),
         ("client_connections", 1, &mut limits.client_connections),
+        ("tls_handshakes", 1, &mut limits.tls_handshakes),
         (
             "idle_connections_per_dyno",
             0,
@@ -348,6 +303,37 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         ),
     ] {
         set_size(value, section.integer(key, least..=MOST));
+    }
+    section.finish();
+}
+
+/// Windows have a floor and a ceiling of their own: RFC 9113 §6.9.2 begins a connection with 65,535 bytes, and a window is
+/// memory that every client may make the router use.
+fn http2(mut section: Section<'_>, limits: &mut Http2Limits) {
+    for (key, range, value) in [
+        ("streams", 1..=10_000, &mut limits.streams),
+        ("header_list", 1024..=16_777_216, &mut limits.header_list),
+        (
+            "stream_window",
+            65_535..=16_777_216,
+            &mut limits.stream_window,
+        ),
+        (
+            "connection_window",
+            65_535..=268_435_456,
+            &mut limits.connection_window,
+        ),
+        ("resets", 1..=1_000_000, &mut limits.resets),
+        ("pings", 1..=1_000_000, &mut limits.pings),
+        ("settings", 1..=1_000_000, &mut limits.settings),
+        ("empty_frames", 1..=1_000_000, &mut limits.empty_frames),
+    ] {
+        if let Some(number) = section
+            .integer(key, range)
+            .and_then(|number| u32::try_from(number).ok())
+        {
+            *value = number;
+        }
     }
     section.finish();
 }

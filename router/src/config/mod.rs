@@ -1,13 +1,17 @@
 //! The configuration of the router: a TOML file read in two stages, `raw` (text to typed values) and `checked` (values to
 //! a `Config` that can't be wrong), and the environment variables that beat it.
 
+mod acme;
 mod checked;
+mod listener;
 mod problem;
 mod raw;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget};
+pub(crate) use acme::Acme;
+pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget, Tls};
+pub(crate) use listener::{Https, Listener, Pair, Protocol};
 use problem::Problem;
 pub(crate) use raw::nearest;
 

@@ -3,6 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use router_core::model::hostname::Domain;
+use router_core::model::limits::Http2Limits;
+use router_core::tls::TlsVersion;
+
 use super::*;
 
 fn read(text: &str) -> (Config, Vec<String>) {
@@ -31,17 +35,21 @@ fn the_documented_file_names_every_key() {
     checked::build(&reading, &table, Path::new(""));
     let (_, known) = reading.finish();
     let later = [
-        "listener[0].certificate",
-        "listener[0].private_key",
-        "listener[0].min_tls_version",
-        "listener[0].http2",
         "feed.url",
         "feed.token_file",
         "feed.endpoints",
         "feed.prefix",
-        "tls",
     ];
-    let commented = ["feed.cache", "affinity.key"];
+    let commented = [
+        "listener[0].certificate",
+        "listener[0].private_key",
+        "listener[0].min_tls_version",
+        "listener[0].http2",
+        "tls.certificates",
+        "tls.ticket_keys",
+        "feed.cache",
+        "affinity.key",
+    ];
     for key in known.iter().filter(|key| !later.contains(&key.as_str())) {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
         let section = section.trim_end_matches("[0]");
@@ -51,13 +59,132 @@ fn the_documented_file_names_every_key() {
             (_, Some(inner)) => inner.get(name).is_some(),
             (_, None) => false,
         };
-        let mentioned =
-            commented.contains(&key.as_str()) && DOCUMENTED.contains(&format!("# {name} = "));
+        let mentioned = (commented.contains(&key.as_str()) || section == "acme")
+            && DOCUMENTED.contains(&format!("# {name} = "))
+            || key == "acme" && DOCUMENTED.contains("\n# [acme]\n");
         assert!(
             documented || mentioned,
             "config/router.toml says nothing of {key}"
         );
     }
+}
+
+/// The documented file with the comment taken from each line of a block that begins and ends with these texts.
+fn uncommented(first: &str, last: &str) -> String {
+    let (before, rest) = DOCUMENTED.split_once(first).unwrap();
+    let (block, after) = rest.split_once(last).unwrap();
+    let lines = format!("{first}{block}{last}").replace("\n# ", "\n");
+    format!("{before}{}{after}", lines.trim_start_matches("# "))
+}
+
+#[test]
+fn documented_values_of_https_are_the_defaults() {
+    let (text, from) = (
+        uncommented("# certificate = ", "# http2 = true"),
+        "protocol = \"http\"",
+    );
+    let text = text
+        .replace(from, "protocol = \"https\"")
+        .replace("http2_prior_knowledge = false", "");
+    let (config, problems) = read(&text);
+    assert_eq!(problems, Vec::<String>::new());
+    let wanted = Https {
+        default: Some(Pair {
+            certificate: "default.crt".into(),
+            private_key: "default.key".into(),
+        }),
+        min_version: TlsVersion::V1_2,
+        http2: true,
+    };
+    assert_eq!(config.listeners[0].https(), Some(&wanted));
+    let (config, _) = read(&format!(
+        "{LEAST}[[listener]]\naddress='[::]:443'\nprotocol='https'\n"
+    ));
+    let bare = Https {
+        default: None,
+        ..wanted
+    };
+    assert_eq!(config.listeners[1].https(), Some(&bare));
+}
+
+#[test]
+fn documented_values_of_acme_are_the_defaults() {
+    let text = uncommented("# [acme]", "# root = ")
+        .replace("accept_terms = false", "accept_terms = true")
+        .replace("on_demand = false", "on_demand = true");
+    let (config, problems) = read(&text);
+    assert_eq!(problems, Vec::<String>::new());
+    let wanted = Acme {
+        email: Some("admin@example.com".to_owned()),
+        on_demand: true,
+        root: Some("ca.pem".into()),
+        ..Acme::default()
+    };
+    assert_eq!(config.acme, Some(wanted));
+}
+
+#[test]
+fn values_of_tls_and_acme_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = folder.path().join("certs");
+    fs::create_dir(&certificates).unwrap();
+    let text = format!(
+        "{LEAST}[[listener]]\naddress='[::]:443'\nprotocol='https'\ncertificate='a.crt'\nprivate_key='/keys/a.key'\n\
+         min_tls_version='1.3'\nhttp2=false\nproxy_protocol=true\ntrusted_proxies=['10.0.0.0/8','::1']\n\
+         [[listener]]\naddress='[::]:80'\nhttp2_prior_knowledge=true\n\
+         [tls]\ncertificates={certificates:?}\nticket_keys='tickets.key'\n\
+         [acme]\ndirectory='https://127.0.0.1:14000/dir'\nfolder='state'\ndomains=['A.test']\naccept_terms=true\nper_hour=3\n\
+         [timeouts]\ntls_handshake='2s'\nproxy_header='500ms'\n[limits]\ntls_handshakes=7\n\
+         [http2]\nstreams=1\nheader_list=2000\nstream_window=70000\nconnection_window=80000\nresets=2\npings=3\nsettings=4\nempty_frames=5\n"
+    );
+    let loaded = parse(Path::new("/etc/router/router.toml"), &text);
+    assert_eq!(loaded.problems(), Vec::<String>::new());
+    let config = loaded.config;
+    let wanted = Listener {
+        protocol: Protocol::Https(Https {
+            default: Some(Pair {
+                certificate: "/etc/router/a.crt".into(),
+                private_key: "/keys/a.key".into(),
+            }),
+            min_version: TlsVersion::V1_3,
+            http2: false,
+        }),
+        proxy_protocol: true,
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        ..Listener::http("[::]:443".parse().unwrap())
+    };
+    assert_eq!(config.listeners[1], wanted);
+    let prior_knowledge = Protocol::Http {
+        http2_prior_knowledge: true,
+    };
+    assert_eq!(config.listeners[2].protocol, prior_knowledge);
+    let tls = Tls {
+        certificates: Some(certificates),
+        ticket_keys: Some("/etc/router/tickets.key".into()),
+    };
+    assert_eq!(config.tls, tls);
+    let acme = Acme {
+        directory: "https://127.0.0.1:14000/dir".to_owned(),
+        folder: "/etc/router/state".into(),
+        domains: vec![Domain::parse("a.test").unwrap()],
+        per_hour: 3,
+        ..Acme::default()
+    };
+    assert_eq!(config.acme, Some(acme));
+    let times = (config.timeouts.tls_handshake, config.timeouts.proxy_header);
+    assert_eq!(times, (Duration::from_secs(2), Duration::from_millis(500)));
+    assert_eq!(config.limits.tls_handshakes, 7);
+    let http2 = Http2Limits {
+        streams: 1,
+        header_list: 2000,
+        stream_window: 70_000,
+        connection_window: 80_000,
+        resets: 2,
+        pings: 3,
+        settings: 4,
+        empty_frames: 5,
+    };
+    assert_eq!(config.limits.http2, http2);
 }
 
 #[test]
@@ -71,7 +198,7 @@ fn values_are_read() {
     assert_eq!(problems, Vec::<String>::new());
     assert_eq!(
         config.listeners,
-        ["[::1]:0".parse().unwrap(), "0.0.0.0:80".parse().unwrap()]
+        ["[::1]:0", "0.0.0.0:80"].map(|address| Listener::http(address.parse().unwrap()))
     );
     assert_eq!(config.feed.path, Path::new("/r.json"));
     assert_eq!(config.feed.cache.as_deref(), Some(Path::new("c.json")));
@@ -143,17 +270,47 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
         ("[identity]\nname='a b'",
          "identity.name: \"a b\" is not a name for header fields; allowed: 1 to 64 letters, digits and !#$%&'*+-.^_`|~".into()),
         ("[affinity]\nkey=''", "affinity.key: is empty; allowed: any secret text".into()),
-        ("[tls]\ncertificates='certs/'", "tls: TLS is not supported yet".into()),
-        ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='https'",
-         "listener[1].protocol: \"https\" is not supported yet; allowed: \"http\"".into()),
+        ("[tls]\ncertificates='no/such/'",
+         "tls.certificates: there is no folder no/such/; allowed: a folder with NAME.crt and NAME.key for each certificate".into()),
+        ("[tls]\nticket_keys=''", "tls.ticket_keys: is empty; allowed: the path of a file with keys".into()),
+        ("[tls]\ncertificate='certs'",
+         "tls.certificate: unknown key, the nearest known one is \"certificates\"; allowed: certificates, ticket_keys".into()),
+        ("[http2]\nstreams=0", "http2.streams: 0 is out of range; allowed: a whole number from 1 to 10000".into()),
+        ("[http2]\nconnection_window=65534",
+         "http2.connection_window: 65534 is out of range; allowed: a whole number from 65535 to 268435456".into()),
+        ("[http2]\nstrems=1",
+         "http2.strems: unknown key, the nearest known one is \"streams\"; allowed: streams, header_list, stream_window, \
+          connection_window, resets, pings, settings, empty_frames".into()),
+        ("[acme]\ndomains=['a.test']",
+         "acme.accept_terms: the authority gives no account to those who do not agree to its terms of service; allowed: true, \
+          once you have read them".into()),
+        ("[acme]\naccept_terms=true", "acme: there is nothing to order: neither domains nor on_demand = true".into()),
+        ("[acme]\naccept_terms=true\ndomains=['*.a.test']",
+         "acme.domains[0]: \"*.a.test\" is a wildcard, which cannot be had by http-01; allowed: hostnames such as \
+          \"www.example.com\"".into()),
+        ("[acme]\naccept_terms=true\non_demand=true\nemail='me'",
+         "acme.email: \"me\" is not an email address; allowed: an address such as \"admin@example.com\"".into()),
+        ("[acme]\naccept_terms=true\non_demand=true\ndirectory='http://ca.test/'",
+         "acme.directory: \"http://ca.test/\" is not the URL of a directory; allowed: a URL that begins with https://, such \
+          as \"https://acme-v02.api.letsencrypt.org/directory\"".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='https'\ncertificate='a.crt'",
+         "listener[1].private_key: is missing, but there is listener[1].certificate; allowed: certificate and private_key, or \
+          none of them".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='https'\nmin_tls_version='1.1'",
+         "listener[1].min_tls_version: \"1.1\" is unknown; allowed: \"1.2\", \"1.3\"".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='https'\nhttp2_prior_knowledge=true",
+         "listener[1].http2_prior_knowledge: is for listeners with protocol = \"http\" only".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nmin_tls_version='1.3'",
+         "listener[1].min_tls_version: is for listeners with protocol = \"https\" only".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nhttp2=true",
+         "listener[1].http2: is for listeners with protocol = \"https\" only; HTTP/2 without TLS is http2_prior_knowledge".into()),
         ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='spdy'",
          "listener[1].protocol: \"spdy\" is unknown; allowed: \"http\", \"https\"".into()),
-        ("[[listener]]\naddress='127.0.0.1:1'\ncertificate='a.crt'",
-         "listener[1].certificate: TLS is not supported yet".into()),
-        ("[[listener]]\naddress='127.0.0.1:1'\nproxy_protocol=true",
-         "listener[1].proxy_protocol: the PROXY protocol is not supported yet; allowed: false".into()),
-        ("[[listener]]\naddress='127.0.0.1:1'\ntrusted_proxies=['10.0.0.0/8']",
-         "listener[1].trusted_proxies: trusting proxies is not supported yet; allowed: []".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nproxy_protocol='v2'",
+         "listener[1].proxy_protocol: has the wrong type (\"v2\"); allowed: true or false".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\ntrusted_proxies=['balancer']",
+         "listener[1].trusted_proxies[0]: \"balancer\" is not a network; allowed: CIDRs such as \"10.0.0.0/8\" or \
+          \"fd00::/8\", and IP addresses".into()),
         ("[[listener]]\nprotocol='http'",
          "listener[1].address: is missing; allowed: an IP address and a port, such as \"127.0.0.1:8080\" or \
           \"[::]:443\"".into()),
@@ -182,7 +339,6 @@ fn all_problems_are_said_at_once() {
             "listener[0].address",
             "listener[0].trusted_proxies[0]",
             "listener[0].trusted_proxies[2]",
-            "listener[0].trusted_proxies",
             "feed.source",
             "feed.path",
             "timeouts.drain",
@@ -192,14 +348,14 @@ fn all_problems_are_said_at_once() {
         ]
     );
     assert!(
-        problems[8].contains("nearest known one is \"connect\""),
+        problems[7].contains("nearest known one is \"connect\""),
         "{}",
-        problems[8]
+        problems[7]
     );
     assert!(
-        problems[10].contains("nearest known one is \"limits\""),
+        problems[9].contains("nearest known one is \"limits\""),
         "{}",
-        problems[10]
+        problems[9]
     );
 }
 
