@@ -112,9 +112,19 @@ impl RouteTable {
     /// [`Refusal`] when the snapshot is empty or would remove more than a quarter of the domains without saying
     /// `allow_shrink`. Nothing has changed then.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<Applied, Refusal> {
+        self.apply_after(snapshot, || ())
+    }
+
+    /// The same, and does something first, once it is sure that the snapshot is applied.
+    pub(crate) fn apply_after(
+        &self,
+        snapshot: &Snapshot,
+        first: impl FnOnce(),
+    ) -> Result<Applied, Refusal> {
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = diff::plan(self, snapshot);
         diff::guard(&plan, snapshot)?;
+        first();
         let applied = Applied {
             changed: plan.upsert.len(),
             removed: plan.remove.len(),

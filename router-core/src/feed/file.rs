@@ -25,7 +25,8 @@ pub struct FileFeed {
     _watcher: Option<RecommendedWatcher>,
 }
 
-type Seen = Option<(u64, u64, i64, i64)>;
+/// What a file looks like from outside; `None` when there is none.
+pub(super) type Seen = Option<(u64, u64, i64, i64)>;
 
 /// After the first event; a program that writes in pieces has usually finished by then, and if not, its next piece is
 /// the next event.
@@ -75,6 +76,10 @@ impl Feed for FileFeed {
         "file"
     }
 
+    fn folder(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
     async fn next(&mut self) -> Result<Bytes, FeedError> {
         if self.started {
             self.changed().await;
@@ -88,7 +93,7 @@ impl Feed for FileFeed {
     }
 }
 
-fn look(path: &Path) -> Seen {
+pub(super) fn look(path: &Path) -> Seen {
     let identity = |file: Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec());
     std::fs::metadata(path).ok().map(identity)
 }

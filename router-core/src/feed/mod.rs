@@ -2,8 +2,11 @@
 //! that a feed does (errors, silence, rubbish) takes a route away.
 
 mod cache;
+mod certificates;
 mod file;
 mod runner;
+
+use std::path::Path;
 
 use bytes::Bytes;
 use router_model::snapshot::Rejection;
@@ -16,6 +19,11 @@ pub use runner::{FeedHandle, FeedOptions, start};
 pub trait Feed: Send + 'static {
     /// What it is called in `/v1/feed` and metrics: `file`.
     fn source(&self) -> &'static str;
+
+    /// The folder that relative file names in its documents start from; the working directory if there is none.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
 
     /// Waits for the next document. The first call gives what is there now. Dropping the future loses nothing.
     fn next(&mut self) -> impl Future<Output = Result<Bytes, FeedError>> + Send;
@@ -39,7 +47,8 @@ pub struct FeedStatus {
     pub stale: bool,
     /// Why the last document was not put in force, or could not be had; none once one is good again.
     pub last_error: Option<String>,
-    /// Apps of the document in force that were rejected, or lost a domain.
+    /// Apps of the document in force that were rejected, or lost a domain, and certificates that were rejected
+    /// (`certificates[3]`).
     pub rejected: Vec<Rejection>,
     /// Documents put in force.
     pub accepted: u64,

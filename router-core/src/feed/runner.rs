@@ -1,17 +1,21 @@
 //! Runs a feed: judge by revision, validate whole, guard, apply per app, remember the last good document, say how it
 //! went. Errors raise the age and change nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{self, Digest, SHA256};
 use bytes::Bytes;
 use router_model::backoff::Backoff;
 use router_model::cursor::{FeedCursor, Judgement};
-use router_model::snapshot;
+use router_model::snapshot::{self, Rejection};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zeroize::{Zeroize, Zeroizing};
 
+use super::certificates::{DocumentCertificates, LOOK_AT_FILES};
 use super::{Feed, FeedStatus, cache};
 use crate::clock::{self, Instant};
 use crate::router::Router;
@@ -28,14 +32,19 @@ pub struct FeedOptions {
 #[derive(Debug)]
 pub struct FeedHandle {
     status: Arc<Mutex<Recorded>>,
+    /// Woken to have the files looked at that the document names.
+    look: Arc<Notify>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 #[derive(Debug, Default)]
 struct Recorded {
+    /// Its `rejected` is put together from the two lists below.
     status: FeedStatus,
     applied_at: Option<Instant>,
+    rejected_apps: Vec<Rejection>,
+    rejected_certificates: Vec<Rejection>,
 }
 
 impl FeedHandle {
@@ -47,8 +56,19 @@ impl FeedHandle {
             .map(|at| clock::now().saturating_duration_since(at).as_secs_f64());
         FeedStatus {
             age_seconds: age,
+            rejected: [&recorded.rejected_apps[..], &recorded.rejected_certificates].concat(),
             ..recorded.status.clone()
         }
+    }
+
+    /// Certificates of the document in force that cannot be used (`certificates[3]`), and why.
+    pub fn rejected_certificates(&self) -> Vec<Rejection> {
+        lock(&self.status).rejected_certificates.clone()
+    }
+
+    /// Has the certificate files that the document names looked at now. They are looked at every ten seconds anyway.
+    pub fn look_at_files(&self) {
+        self.look.notify_one();
     }
 
     /// Stops to read the feed; the routes stay as they are.
@@ -71,36 +91,53 @@ pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHand
         router: router.clone(),
         options,
         cursor: FeedCursor::new(),
-        in_force: Bytes::new(),
+        folder: feed.folder().map_or_else(PathBuf::new, Path::to_owned),
+        certificates: DocumentCertificates::new(Arc::clone(router.certificates())),
+        in_force: None,
         status: Arc::clone(&status),
     };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stopped = stop.clone();
+    let look = Arc::new(Notify::new());
+    let told = Arc::clone(&look);
     tasks::spawn(&tasks, async move {
         tokio::select! {
             // Dropping the runner between two documents loses nothing; within one, the blocking part finishes by
             // itself.
-            () = run(runner, feed) => {}
+            () = run(runner, feed, told) => {}
             () = stopped.cancelled() => {}
         }
     });
     tasks.close();
     FeedHandle {
         status,
+        look,
         stop,
         tasks,
     }
 }
 
-async fn run(mut runner: Runner, mut feed: impl Feed) {
+async fn run(mut runner: Runner, mut feed: impl Feed, look: Arc<Notify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let asked = clock::now();
-        match feed.next().await {
+        let files = runner.certificates.have_files();
+        let next = tokio::select! {
+            // Cancel-safe, all: dropping what waits for a document loses none, and a call to look stays one.
+            next = feed.next() => next.map(Some),
+            () = look.notified() => Ok(None),
+            () = tokio::time::sleep(LOOK_AT_FILES), if files => Ok(None),
+        };
+        match next {
             Ok(document) => {
-                backoff.reset();
+                if document.is_some() {
+                    backoff.reset();
+                }
                 let handled = tasks::blocking(move || {
-                    runner.document(document);
+                    match document {
+                        Some(document) => runner.document(document),
+                        None => runner.look_at_files(),
+                    }
                     runner
                 });
                 match handled.await {
@@ -128,14 +165,19 @@ struct Runner {
     router: Router,
     options: FeedOptions,
     cursor: FeedCursor,
-    /// The document in force, to know it again.
-    in_force: Bytes,
+    /// Where file names in documents start from.
+    folder: PathBuf,
+    certificates: DocumentCertificates,
+    /// Of the document in force, to know it again. The document itself may hold private keys, and is not kept.
+    in_force: Option<Digest>,
     status: Arc<Mutex<Recorded>>,
 }
 
 impl Runner {
     fn document(&mut self, document: Bytes) {
-        if document == self.in_force {
+        let digest = digest::digest(&SHA256, &document);
+        if self.is_in_force(&digest) {
+            self.look_at_files();
             let mut recorded = lock(&self.status);
             recorded.status.stale = false;
             recorded.status.last_error = None;
@@ -144,7 +186,7 @@ impl Runner {
         match self.put_in_force(&document) {
             Ok(()) => {
                 self.save(&document);
-                self.in_force = document;
+                self.in_force = Some(digest);
                 let mut recorded = lock(&self.status);
                 recorded.status.stale = false;
                 recorded.status.last_error = None;
@@ -155,11 +197,42 @@ impl Runner {
                 self.start_from_cache();
             }
         }
+        wipe(document);
+    }
+
+    fn is_in_force(&self, digest: &Digest) -> bool {
+        let in_force = self.in_force.as_ref();
+        in_force.is_some_and(|in_force| in_force.as_ref() == digest.as_ref())
+    }
+
+    /// A certificate may be renewed in its files while the document stays as it is.
+    fn look_at_files(&mut self) {
+        if self.certificates.look_at_files() {
+            tracing::info!("certificate files of the route document have changed");
+            self.tell_of_certificates();
+        }
+    }
+
+    /// Warns of certificates that are rejected since now.
+    fn tell_of_certificates(&self) {
+        let rejected = self.certificates.rejected();
+        let mut recorded = lock(&self.status);
+        for Rejection { app, reason } in &rejected {
+            let known = recorded.rejected_certificates.iter();
+            if !known
+                .clone()
+                .any(|known| known.app == *app && known.reason == *reason)
+            {
+                tracing::warn!(certificate = %app, %reason, "certificate rejected");
+            }
+        }
+        recorded.rejected_certificates = rejected;
     }
 
     /// Parses, judges, guards and applies; on an error nothing has changed.
     fn put_in_force(&mut self, document: &[u8]) -> Result<(), String> {
-        let snapshot = snapshot::parse(document).map_err(|error| error.to_string())?;
+        let mut snapshot = snapshot::parse(document).map_err(|error| error.to_string())?;
+        snapshot.start_from(&self.folder);
         if self.cursor.judge(snapshot.revision, false) == Judgement::Stale {
             let in_force = self.cursor.revision().unwrap_or_default();
             return Err(format!(
@@ -167,11 +240,13 @@ impl Runner {
                 snapshot.revision
             ));
         }
+        let certificates = self.certificates.read(&snapshot);
         let applied = self
             .router
             .table()
-            .apply(&snapshot)
+            .apply_after(&snapshot, || self.certificates.add(&certificates))
             .map_err(|refusal| refusal.to_string())?;
+        self.certificates.settle(certificates);
         self.cursor.advance(snapshot.revision);
         tracing::info!(
             revision = snapshot.revision,
@@ -182,9 +257,10 @@ impl Runner {
         for rejection in &applied.rejected {
             tracing::warn!(app = %rejection.app, reason = %rejection.reason, "app rejected");
         }
+        self.tell_of_certificates();
         let mut recorded = lock(&self.status);
         recorded.status.revision = Some(snapshot.revision);
-        recorded.status.rejected = applied.rejected;
+        recorded.rejected_apps = applied.rejected;
         recorded.applied_at = Some(clock::now());
         Ok(())
     }
@@ -208,10 +284,14 @@ impl Runner {
         };
         let loaded = cache::load(&path)
             .map_err(|error| error.to_string())
-            .and_then(|document| self.put_in_force(&document).map(|()| document));
+            .and_then(|document| {
+                let document = Zeroizing::new(document);
+                self.put_in_force(&document)?;
+                Ok(digest::digest(&SHA256, &document))
+            });
         match loaded {
-            Ok(document) => {
-                self.in_force = document.into();
+            Ok(digest) => {
+                self.in_force = Some(digest);
                 lock(&self.status).status.stale = true;
                 tracing::warn!(path = %path.display(), "serving the routes of the last good document");
             }
@@ -227,5 +307,12 @@ impl Runner {
         if let Err(error) = cache::save(path, document) {
             tracing::warn!(path = %path.display(), %error, "cannot save the last good document");
         }
+    }
+}
+
+/// Leaves no private key of a document in memory that was given back, as far as nobody else has the document.
+fn wipe(document: Bytes) {
+    if let Ok(mut document) = document.try_into_mut() {
+        document.as_mut().zeroize();
     }
 }

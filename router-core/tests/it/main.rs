@@ -20,6 +20,7 @@ mod dyno_conns;
 mod embedding;
 mod error_codes;
 mod expect;
+mod feed_certificates;
 mod feed_file;
 mod headers;
 mod hostile;
