@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
@@ -15,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::TaskTracker;
 
 use super::connection::enter;
-use crate::client::{self, H2Client};
+use crate::client::{self, Client, H2Client};
 use crate::clock::{self, Instant};
 use crate::peer::Peer;
 use crate::proxy::{self, After};
@@ -191,12 +193,30 @@ async fn serve_request(
     };
     match after {
         After::KeepAlive | After::Close | After::Linger if client.is_complete() => {
-            // What is left of the request is refused by the library, without blame (RFC 9113 §8.1).
-            client::flush(&mut client, worker.shared.timeouts.idle)
-                .await
-                .ok();
+            let flushed = client::flush(&mut client, worker.shared.timeouts.idle).await;
+            if flushed.is_ok() {
+                linger(&mut client).await;
+            }
         }
         After::KeepAlive | After::Close | After::Linger => client.reset(Reason::INTERNAL_ERROR),
         After::Abort | After::Drop => client.reset(Reason::CANCEL),
     }
+}
+
+/// Takes in what is still coming of a request that has been answered. Dropping the stream refuses the rest without blame
+/// (NO_ERROR, RFC 9113 §8.1), but some clients take even that for a failure of the whole exchange.
+async fn linger(client: &mut H2Client) {
+    const TOTAL: Duration = Duration::from_secs(1);
+    let deadline = clock::now() + TOTAL;
+    let rest = std::future::poll_fn(|cx| {
+        while !client.discard_body() {
+            match client.poll_read(cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return client.timer().poll_until(cx, deadline),
+            }
+        }
+        Poll::Ready(())
+    });
+    rest.await;
 }
