@@ -63,7 +63,8 @@ pub struct Http2Limits {
     pub pings: u32,
     /// SETTINGS frames.
     pub settings: u32,
-    /// DATA, HEADERS and CONTINUATION frames that carry nothing and end nothing.
+    /// DATA, HEADERS and CONTINUATION frames that carry nothing and end nothing; and, apart from them, frames that only
+    /// keep house (WINDOW_UPDATE, PRIORITY), beyond those that the traffic explains.
     pub empty_frames: u32,
 }
 

@@ -3,6 +3,7 @@
 //! library in lower case, free of CR, LF and NUL, and without connection-specific fields.
 
 mod head;
+pub mod meter;
 pub mod websocket;
 
 pub use head::{request_head, response_head, trailer_map, trailers};
