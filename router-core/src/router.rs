@@ -16,7 +16,7 @@ use crate::clock;
 use crate::observe::{Observer, Silent};
 use crate::table::RouteTable;
 use crate::tasks;
-use crate::tls::{CertificateStore, Challenges};
+use crate::tls::{CertificateStore, Challenges, TicketKeys, TlsConfigs};
 use crate::worker::Worker;
 
 /// A router: a route table and the workers' state. Clones share everything.
@@ -50,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) affinity: AffinityKey,
     pub(crate) affinity_cookie: String,
     pub(crate) certificates: Arc<CertificateStore>,
+    pub(crate) tls: TlsConfigs,
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) drain: CancellationToken,
@@ -119,6 +120,11 @@ impl Router {
     /// The certificates that https listeners choose from by name.
     pub fn certificates(&self) -> &Arc<CertificateStore> {
         &self.shared.certificates
+    }
+
+    /// The keys of the session tickets that https listeners give.
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        self.shared.tls.tickets()
     }
 
     /// The ACME challenges that are answered at the moment.
@@ -296,6 +302,7 @@ impl RouterBuilder {
             affinity_cookie: affinity::cookie_name(&name),
             name,
             certificates: Arc::default(),
+            tls: TlsConfigs::new().map_err(|error| BuildError::Tls(error.to_string()))?,
             challenges: Arc::default(),
             observer: self.observer.unwrap_or_else(|| Arc::new(Silent)),
             drain: CancellationToken::new(),
@@ -327,4 +334,7 @@ pub enum BuildError {
         "the name {0:?} cannot stand in a header; allowed are letters, digits and !#$%&'*+-.^_`|~"
     )]
     Name(String),
+    /// The cryptography cannot be had.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
 }

@@ -36,6 +36,8 @@ pub(crate) struct Gauges {
     pub(crate) tunnels: AtomicU64,
     pub(crate) h2_connections: AtomicU64,
     pub(crate) h2_streams: AtomicU64,
+    /// TLS handshakes in progress.
+    pub(crate) handshakes: AtomicU64,
     /// Exchanges that were cut at the end of the drain window.
     pub(crate) cut: AtomicU64,
 }

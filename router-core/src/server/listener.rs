@@ -12,7 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::connection;
+use super::handshake::{self, HandshakeSlot};
+use super::proxy_protocol::{self, HeaderError, Proxied};
+use crate::client::Transport;
 use crate::clock;
+use crate::observe::Event;
 use crate::peer::Peer;
 use crate::socket;
 use crate::tasks;
@@ -112,10 +116,39 @@ fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
+/// What a listening socket's connections have in common.
+pub(super) struct Terms {
+    settings: ListenerSettings,
+    port: u16,
+    trusted_proxies: Arc<[IpNet]>,
+}
+
+impl Terms {
+    pub(super) fn new(settings: ListenerSettings, address: Option<SocketAddr>) -> Self {
+        Self {
+            port: address.unwrap_or(settings.address).port(),
+            trusted_proxies: settings.trusted_proxies.clone().into(),
+            settings,
+        }
+    }
+
+    fn plain(&self) -> Speaks {
+        if self.settings.http2_prior_knowledge {
+            Speaks::Either
+        } else {
+            Speaks::Http1
+        }
+    }
+}
+
 /// Accepts connections until the router drains.
-pub(super) async fn accept(worker: Arc<Worker>, listener: TcpListener, tasks: TaskTracker) {
+pub(super) async fn accept(
+    worker: Arc<Worker>,
+    listener: TcpListener,
+    terms: Arc<Terms>,
+    tasks: TaskTracker,
+) {
     let mut quiet_until = clock::now();
-    let port = listener.local_addr().map_or(0, |address| address.port());
     loop {
         let accepted = tokio::select! {
             // Cancel-safe: a connection that is not accepted stays in the backlog.
@@ -123,7 +156,7 @@ pub(super) async fn accept(worker: Arc<Worker>, listener: TcpListener, tasks: Ta
             () = worker.drain.cancelled() => return,
         };
         match accepted {
-            Ok((stream, address)) => start(&worker, stream, address, port, &tasks),
+            Ok((stream, address)) => start(&worker, stream, address, &terms, &tasks),
             Err(error) => {
                 // Out of descriptors, mostly: connections in progress must end before new ones can be taken.
                 if clock::now() >= quiet_until {
@@ -140,13 +173,107 @@ fn start(
     worker: &Arc<Worker>,
     stream: TcpStream,
     address: SocketAddr,
-    port: u16,
+    terms: &Arc<Terms>,
     tasks: &TaskTracker,
 ) {
     socket::tune(&stream);
-    let peer = Peer::plain(Some(address), port);
-    let worker = Arc::clone(worker);
+    let peer = Peer {
+        // An IPv4 client of a socket that listens on IPv6 too is still an IPv4 client.
+        address: Some(SocketAddr::new(address.ip().to_canonical(), address.port())),
+        port: terms.port,
+        trusted_proxies: Arc::clone(&terms.trusted_proxies),
+        ..Peer::default()
+    };
+    let slot = match terms.settings.tls {
+        Some(_) => match HandshakeSlot::take(worker) {
+            Some(slot) => Some(slot),
+            None => return,
+        },
+        None => None,
+    };
+    if terms.settings.tls.is_none() && !terms.settings.proxy_protocol {
+        return serve(worker, stream, peer, terms.plain(), tasks);
+    }
+    let (worker, terms, owner) = (Arc::clone(worker), Arc::clone(terms), tasks.clone());
     tasks::spawn(tasks, async move {
-        connection::serve(&worker, stream, peer).await;
+        greet(&worker, stream, peer, &terms, slot, &owner).await;
     });
+}
+
+/// What a connection speaks.
+enum Speaks {
+    Http1,
+    Http2,
+    /// Its first bytes tell.
+    Either,
+}
+
+/// Serves in a task of its own, so that a connection does not keep the memory that its handshake needed.
+fn serve<IO: Transport + 'static>(
+    worker: &Arc<Worker>,
+    io: IO,
+    peer: Peer,
+    speaks: Speaks,
+    tasks: &TaskTracker,
+) {
+    let worker = Arc::clone(worker);
+    match speaks {
+        Speaks::Http1 => tasks::spawn(tasks, async move {
+            connection::serve(&worker, io, peer).await;
+        }),
+        Speaks::Http2 => tasks::spawn(tasks, async move {
+            connection::serve_h2(&worker, io, peer).await;
+        }),
+        Speaks::Either => tasks::spawn(tasks, async move {
+            connection::serve_either(&worker, io, peer).await;
+        }),
+    }
+}
+
+/// What comes before a connection's first request: the PROXY header and the TLS handshake, where they are wanted.
+async fn greet(
+    worker: &Arc<Worker>,
+    mut stream: TcpStream,
+    mut peer: Peer,
+    terms: &Terms,
+    slot: Option<HandshakeSlot>,
+    tasks: &TaskTracker,
+) {
+    if terms.settings.proxy_protocol {
+        match proxied(worker, &mut stream).await {
+            Ok(Some(addresses)) => {
+                peer.address = Some(addresses.source);
+                peer.port = addresses.destination.port();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a connection without a PROXY header was closed");
+                return worker.event(Event::ProxyHeaderRefused);
+            }
+        }
+    }
+    let Some(tls) = &terms.settings.tls else {
+        return serve(worker, stream, peer, terms.plain(), tasks);
+    };
+    if let Some(accepted) = handshake::accept(worker, stream, tls).await {
+        peer.tls = Some(accepted.session);
+        let speaks = if accepted.http2 {
+            Speaks::Http2
+        } else {
+            Speaks::Http1
+        };
+        serve(worker, accepted.stream, peer, speaks, tasks);
+    }
+    drop(slot);
+}
+
+/// Waits for the PROXY header; a drain does not wait for a connection that has said nothing yet.
+async fn proxied(worker: &Worker, stream: &mut TcpStream) -> Result<Proxied, HeaderError> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let header = tokio::time::timeout(PATIENCE, proxy_protocol::read(stream));
+    tokio::select! {
+        // The connection ends with either error, so nothing that was read is missed.
+        header = header => header.unwrap_or(Err(HeaderError::Truncated)),
+        () = worker.drain.cancelled() => Err(HeaderError::Truncated),
+    }
 }

@@ -2,8 +2,10 @@
 
 pub(crate) mod connection;
 mod h2;
+mod handshake;
 mod listener;
 mod prefixed;
+mod proxy_protocol;
 mod workers;
 
 pub use listener::{ListenerSettings, StartError, TlsListenerSettings};

@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::listener::{self, ListenerSettings, StartError};
+use super::listener::{self, ListenerSettings, StartError, Terms};
+use crate::clock;
 use crate::router::Router;
 use crate::tasks;
 use crate::worker::Worker;
@@ -57,15 +58,14 @@ impl ServerBuilder {
     pub fn start(self) -> Result<Server, StartError> {
         let workers = self.router.workers();
         let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<std::net::TcpListener>> =
-            workers.iter().map(|_| Vec::new()).collect();
-        for settings in &self.listeners {
-            let bound = listener::bind(settings, workers.len())?;
-            if let Some(address) = bound.first().and_then(|socket| socket.local_addr().ok()) {
-                addresses.push(address);
-            }
+        let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        for settings in self.listeners {
+            let bound = listener::bind(&settings, workers.len())?;
+            let address = bound.first().and_then(|socket| socket.local_addr().ok());
+            addresses.extend(address);
+            let terms = Arc::new(Terms::new(settings, address));
             for (of_worker, socket) in sockets.iter_mut().zip(bound) {
-                of_worker.push(socket);
+                of_worker.push((Arc::clone(&terms), socket));
             }
         }
         let (sender, ended) = mpsc::channel(1);
@@ -129,7 +129,7 @@ impl Server {
 
 fn start_worker(
     worker: Arc<Worker>,
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<(Arc<Terms>, std::net::TcpListener)>,
     ended: mpsc::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -143,13 +143,13 @@ fn start_worker(
         })
 }
 
-async fn run(worker: Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
+async fn run(worker: Arc<Worker>, sockets: Vec<(Arc<Terms>, std::net::TcpListener)>) {
     let tasks = TaskTracker::new();
-    for socket in sockets {
+    for (terms, socket) in sockets {
         match TcpListener::from_std(socket) {
             Ok(listener) => tasks::spawn(
                 &tasks,
-                listener::accept(Arc::clone(&worker), listener, tasks.clone()),
+                listener::accept(Arc::clone(&worker), listener, terms, tasks.clone()),
             ),
             Err(error) => tracing::error!(%error, "cannot register a listening socket"),
         }
@@ -158,7 +158,10 @@ async fn run(worker: Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
     loop {
         tokio::select! {
             // Cancel-safe, both.
-            _ = tidy.tick() => worker.tidy(),
+            _ = tidy.tick() => {
+                worker.tidy();
+                worker.shared.tls.tickets().rotate(clock::now());
+            }
             () = worker.drain.cancelled() => break,
         }
     }

@@ -4,12 +4,15 @@
 //! for finds one. A listener may have a [`DefaultCertificate`] for all other names. Everything can change while
 //! connections are being made; each handshake sees either the old or the new.
 
+mod accept;
 mod certificate;
 mod challenges;
+mod configs;
 mod default_certificate;
 pub mod folder;
 mod session;
 mod store;
+mod stream;
 mod tickets;
 mod watched;
 
@@ -17,13 +20,16 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+pub(crate) use accept::{Accepted, Hello};
 pub use certificate::{Certificate, CertificateError, CertificateView};
 pub use challenges::Challenges;
+pub(crate) use configs::{TlsConfigs, TlsTerms};
 pub use default_certificate::{DefaultCertificate, FilePairError};
 pub use folder::{FileRejection, FolderHandle, FolderStatus};
 pub use router_model::tls_version::TlsVersion;
 pub(crate) use session::TlsSession;
 pub use store::{CertificateStore, Origin};
+pub(crate) use stream::TlsStream;
 pub use tickets::{TicketKeyError, TicketKeys};
 pub use watched::FileWatch;
 

@@ -105,8 +105,9 @@ pub(crate) struct Seen {
     quarantined: AtomicUsize,
     tunnels_opened: AtomicUsize,
     tunnels_closed: AtomicUsize,
-    /// Held for one push or one copy.
+    /// Held for one push or one copy, both.
     refused: Mutex<Vec<Failure>>,
+    handshakes: Mutex<Vec<Event>>,
 }
 
 impl World {
@@ -304,6 +305,11 @@ impl Seen {
     pub(crate) fn refused(&self) -> Vec<Failure> {
         self.refused.lock().unwrap().clone()
     }
+
+    /// What came of handshakes and PROXY headers, oldest first; told once.
+    pub(crate) fn take_handshakes(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.handshakes.lock().unwrap())
+    }
 }
 
 /// The router's own view of a certificate.
@@ -333,6 +339,10 @@ impl Observer for Recorder {
             Event::TunnelOpened => &seen.tunnels_opened,
             Event::TunnelClosed => &seen.tunnels_closed,
             Event::Refused(failure) => return seen.refused.lock().unwrap().push(failure),
+            Event::TlsHandshake { .. }
+            | Event::TlsFailed(_)
+            | Event::TlsRefused
+            | Event::ProxyHeaderRefused => return seen.handshakes.lock().unwrap().push(event),
             _ => return,
         };
         counter.fetch_add(1, Ordering::SeqCst);
