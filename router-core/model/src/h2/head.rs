@@ -201,6 +201,11 @@ impl<'l> Writer<'l> {
             return Err(HeadError::TooManyFields);
         }
         const SEPARATOR: usize = 2;
+        // RFC 9113 §8.2.1: malformed. HTTP/1 would read it as another value.
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if blank(value.first()) || blank(value.last()) {
+            return Err(HeadError::FieldLine);
+        }
         if name.len() > self.limits.field_name
             || name.len() + SEPARATOR + value.len() > self.limits.field_line
             || self.bytes.len() + name.len() + value.len() > self.limits.total
@@ -424,6 +429,17 @@ mod tests {
     }
 
     #[test]
+    fn values_that_begin_or_end_with_blanks_are_malformed() {
+        for value in [" b", "b ", "\tb"] {
+            let refused = head(&parts("GET", "https://a/", &[("a", value)]), true, None);
+            assert_eq!(
+                refused.unwrap_err(),
+                Failure::BadRequest(BadRequest::HeaderLine)
+            );
+        }
+    }
+
+    #[test]
     fn trailers_lose_what_would_be_taken_for_the_routers_word() {
         let mut map = HeaderMap::new();
         for (name, value) in [
@@ -438,5 +454,56 @@ mod tests {
         let back = trailer_map(&lines);
         assert_eq!((back.len(), back["grpc-status"].as_bytes()), (1, &b"0"[..]));
         assert!(trailer_map(b"").is_empty());
+    }
+
+    proptest::proptest! {
+        /// Whatever fields a client sends, the dyno reads one request, with the same fields.
+        #[test]
+        fn no_field_can_forge_another_or_another_request(
+            fields in proptest::collection::vec(("[a-z_-]{1,12}", proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20)), 0..8),
+            path in "/[!-~]{0,20}",
+            ended: bool,
+        ) {
+            let mut request = http::Request::builder().method("POST").uri(format!("https://shop.test{path}"));
+            for (name, value) in &fields {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    request = request.header(name.as_str(), value);
+                }
+            }
+            let Ok(request) = request.body(()) else {
+                return Ok(());
+            };
+            let Ok(head) = head(&request.into_parts().0, ended, None) else {
+                return Ok(());
+            };
+            let Ok(admitted) = admit(&head) else {
+                return Ok(());
+            };
+            let ours = crate::forward::RequestFields {
+                forwarded_for: b"203.0.113.7",
+                proto: "https",
+                port: 443,
+                request_start: 1,
+                request_id: "id",
+                via: "2.0 router",
+                keep_alive: true,
+                pass_expect: false,
+                believed: crate::forward::Believed::default(),
+            };
+            let mut out = BytesMut::new();
+            crate::forward::write_request(&head, &admitted, &ours, &mut out);
+            let limits = HeadLimits { fields: usize::MAX, ..HeadLimits::request(&Limits::default()) };
+            let read = crate::h1::HeadParser::request(limits).take_request(&mut out).unwrap().unwrap();
+            proptest::prop_assert!(out.is_empty(), "something stands behind the head");
+            let sent: Vec<_> = head.fields().iter().filter(|(id, ..)| *id == FieldId::Other).collect();
+            let got: Vec<_> = read.fields().iter().filter(|(id, ..)| *id == FieldId::Other).collect();
+            proptest::prop_assert_eq!(sent, got);
+            let again = admit(&read).unwrap();
+            proptest::prop_assert_eq!((again.framing, &again.host), (
+                // A POST that ended with its head says so to the dyno.
+                if admitted.framing == Framing::None { Framing::Length(0) } else { admitted.framing },
+                &admitted.host,
+            ));
+        }
     }
 }
