@@ -24,6 +24,7 @@ mod relay;
 mod respond;
 mod router;
 mod socket;
+mod stall;
 mod stream;
 mod table;
 mod tasks;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use router_model::failure::Failure;
+use router_model::h2::meter::Flood;
 use router_model::log_line::LogLine;
 use router_model::tls_version::TlsVersion;
 
@@ -55,6 +56,8 @@ pub enum Event {
     TlsRefused,
     /// A connection was closed because it did not begin with the PROXY header that its listener wants.
     ProxyHeaderRefused,
+    /// A client's HTTP/2 connection was ended, because of too many frames of a kind.
+    Http2Flood(Flood),
 }
 
 /// Why a TLS handshake came to nothing.

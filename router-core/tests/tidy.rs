@@ -32,7 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["dyno"],
     &["peer"],
     &["tls"],
-    &["observe", "tasks", "clock", "socket"],
+    &["observe", "tasks", "clock", "socket", "stall"],
 ];
 
 #[test]

@@ -17,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::TaskTracker;
 
 use super::connection::enter;
+use super::h2_guard::Guard;
 use crate::client::{self, Client, H2Client};
 use crate::clock::{self, Instant};
+use crate::observe::Event;
 use crate::peer::Peer;
 use crate::proxy::{self, After};
 use crate::tasks;
@@ -46,6 +48,8 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let timeouts = &worker.shared.timeouts;
+    let io = Guard::new(io, &worker.shared.limits.http2, timeouts.idle);
+    let flood = io.flood_seen();
     let handshake = tokio::time::timeout(timeouts.client_header, options(worker).handshake(io));
     let Ok(Ok(mut connection)) = handshake.await else {
         return;
@@ -65,7 +69,12 @@ where
                         serve_stream(&worker, peer, request, respond).await;
                     });
                 }
-                Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection failed"),
+                Some(Err(error)) => {
+                    if let Some(flood) = flood.get() {
+                        worker.event(Event::Http2Flood(flood));
+                    }
+                    return tracing::debug!(%error, "an HTTP/2 connection failed");
+                }
                 None => return,
             },
             () = worker.drain.cancelled(), if !ending => ending = shut(&mut connection),

@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 mod h2;
+mod h2_guard;
 mod handshake;
 mod listener;
 mod prefixed;

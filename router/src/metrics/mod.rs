@@ -75,7 +75,8 @@ impl Metrics {
             | Event::TlsHandshake { .. }
             | Event::TlsFailed(_)
             | Event::TlsRefused
-            | Event::ProxyHeaderRefused => {}
+            | Event::ProxyHeaderRefused
+            | Event::Http2Flood(_) => {}
             Event::Connected(duration) => shard.connect.observe(duration),
             Event::ConnectFailed(failure) => shard.connect_failure(code_number(failure)),
             Event::Retry => shard.retry(),
