@@ -27,16 +27,26 @@ impl Backoff {
     pub fn next(&mut self, jitter: u32) -> Duration {
         let base = self.base;
         self.base = base.saturating_mul(2).min(self.max);
-        let half = base / 2;
-        // In u128, 2^94 nanoseconds times 2^32 still fit; a floating-point product could round past the base.
-        let extra = (base - half).as_nanos() * u128::from(jitter) / u128::from(u32::MAX);
-        half + Duration::from_nanos_u128(extra)
+        shortened(base, jitter)
+    }
+
+    /// The wait after that many failures in a row, for those who keep the count themselves.
+    pub fn after(&self, failures: u32, jitter: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+        shortened(self.first.saturating_mul(doubled).min(self.max), jitter)
     }
 
     /// Begins again with the first wait, after a success.
     pub fn reset(&mut self) {
         self.base = self.first;
     }
+}
+
+fn shortened(base: Duration, jitter: u32) -> Duration {
+    let half = base / 2;
+    // In u128, 2^94 nanoseconds times 2^32 still fit; a floating-point product could round past the base.
+    let extra = (base - half).as_nanos() * u128::from(jitter) / u128::from(u32::MAX);
+    half + Duration::from_nanos_u128(extra)
 }
 
 impl Default for Backoff {
@@ -59,6 +69,17 @@ mod tests {
         assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
         backoff.reset();
         assert_eq!(backoff.next(WHOLE).as_millis(), 50);
+    }
+
+    #[test]
+    fn a_count_of_failures_waits_as_a_series_does() {
+        let mut series = Backoff::default();
+        for failures in 1..10 {
+            let wait = Backoff::default().after(failures, WHOLE);
+            assert_eq!(wait, series.next(WHOLE), "{failures}");
+        }
+        assert_eq!(Backoff::default().after(0, WHOLE).as_millis(), 50);
+        assert_eq!(Backoff::default().after(u32::MAX, WHOLE).as_secs(), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! socket. This crate reads no clock, opens no socket, spawns nothing and holds no global; `now`, random bytes and
 //! addresses are arguments.
 
+pub mod acme_schedule;
 pub mod admission;
 pub mod affinity;
 pub mod app;
