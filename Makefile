@@ -5,16 +5,19 @@ T ?= admission
 S ?= 60
 FUZZ = fuzz/corpus/$(T) fuzz/seeds/$(T)
 
-.PHONY: help setup ready run check test it bench fuzz deny release clean
+.PHONY: help setup ready ready-to-test run check test it bench fuzz deny release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
 
-setup: ## installs what the build needs and is missing (apt-get)
-	@scripts/setup.sh
+setup: ## installs what build and tests need and is missing (apt-get)
+	@scripts/setup.sh --tests
 
 ready:
 	@scripts/setup.sh --quiet
+
+ready-to-test:
+	@scripts/setup.sh --quiet --tests
 
 run: ready ## demo dynos and a router in front of them, on 127.0.0.1:8080
 	@config/demo/run.sh
@@ -24,10 +27,10 @@ check: ready deny ## formatting, lints, documentation, dependencies
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-test: ready ## every test there is, documentation and examples included
+test: ready-to-test ## every test there is, documentation and examples included
 	cargo test --workspace --locked --no-fail-fast
 
-it: ready ## the end-to-end tests of one topic
+it: ready-to-test ## the end-to-end tests of one topic
 	cargo test -p router-core --locked --test it -- $(T)
 
 bench: ready ## the benches; what they print is compared with the last run

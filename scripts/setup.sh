@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
 # Makes a Debian or Ubuntu machine able to build this project: what is there already is left alone, what is missing comes from
 # apt-get. Two C libraries are built on the way: zlib-ng (needs cmake) and jemalloc (needs a C compiler and make).
-# `setup.sh --quiet` says nothing when there is nothing to do.
+# `setup.sh --quiet` says nothing when there is nothing to do; `--tests` installs what only the tests need, too: pebble, an
+# ACME server to order certificates from.
 set -euo pipefail
 
 say() { echo "setup: $*"; }
+
+quiet=false
+tests=false
+for option in "$@"; do
+    case $option in
+        --quiet) quiet=true ;;
+        --tests) tests=true ;;
+        *) say "unknown option $option; allowed are --quiet and --tests" >&2; exit 64 ;;
+    esac
+done
 
 if ! command -v cargo >/dev/null; then
     if [ -x "$HOME/.cargo/bin/cargo" ]; then
@@ -21,9 +32,12 @@ command -v cmake >/dev/null || missing+=(cmake)
 command -v make >/dev/null || missing+=(make)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
+if $tests; then
+    command -v pebble >/dev/null || missing+=(pebble)
+fi
 
 if [ ${#missing[@]} -eq 0 ]; then
-    [ "${1:-}" = --quiet ] || say "everything is here: cargo, cmake, make, cc, c++"
+    $quiet || say "everything is here: cargo, cmake, make, cc, c++$($tests && echo ", pebble" || true)"
     exit 0
 fi
 

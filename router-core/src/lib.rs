@@ -6,6 +6,8 @@
 //! * [`Router`] with a [`server::Server`] is a router with listeners and workers of its own;
 //! * [`Router::layer`] puts it in front of any `tower` service: known hosts go to dynos, all others to the service;
 //! * [`feed`] keeps the [`RouteTable`] up to date; or apply snapshots to it yourself.
+//!
+//! [`acme`] orders certificates for it.
 
 pub use router_model as model;
 
@@ -31,6 +33,7 @@ mod tasks;
 mod views;
 mod worker;
 
+pub mod acme;
 pub mod feed;
 pub mod server;
 pub mod service;

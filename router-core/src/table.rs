@@ -172,6 +172,12 @@ impl RouteTable {
         by_key(host).or_else(|| by_key(wildcard_key(host)?))
     }
 
+    /// The domains that stand for one name each, in no order.
+    pub(crate) fn exact_domains(&self) -> Vec<Domain> {
+        let domains = self.domains.iter().map(|entry| entry.key().0.clone());
+        domains.filter(|domain| !domain.is_wildcard()).collect()
+    }
+
     /// The route of an app, by name.
     pub(crate) fn app(&self, name: &str) -> Option<Arc<Route>> {
         self.apps.get(name).map(|entry| entry.route.load_full())

@@ -19,7 +19,7 @@ const LONGEST_TEST: usize = 800;
 /// The modules of router-core from the edge inwards. A module may use those of its own row and of later rows, never the reverse.
 const LAYERS: &[&[&str]] = &[
     &["server", "service"],
-    &["feed", "views"],
+    &["feed", "acme", "views"],
     &["proxy"],
     &["relay", "respond"],
     &["exchange", "client"],

@@ -34,7 +34,7 @@ pub use tickets::{TicketKeyError, TicketKeys};
 pub use watched::FileWatch;
 
 /// The cryptography of everything here, named explicitly: rustls panics when it has to guess between two.
-fn provider() -> &'static Arc<CryptoProvider> {
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     &PROVIDER

@@ -11,6 +11,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
     SupportedProtocolVersion,
 };
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
@@ -46,12 +47,13 @@ impl TlsDialer {
     /// Asks for `name` by SNI (an IP address is not sent, as RFC 6066 wants), accepts certificates of that authority for
     /// that name only, and offers TLS 1.2 and 1.3 and no application protocol.
     pub fn trusting(ca: &TestCa, name: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.der()).expect("a root");
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .expect("a verifier");
-        Self::new(verifier, name)
+        Self::trusting_der(ca.der(), name)
+    }
+
+    /// The same for an authority that is known by its certificate only, PEM.
+    pub fn trusting_root(pem: &str, name: &str) -> Self {
+        let root = CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
+        Self::trusting_der(root, name)
     }
 
     /// The same, but accepts whatever certificate is served: for tests that look at it themselves.
@@ -118,6 +120,15 @@ impl TlsDialer {
             .await
             .expect("a handshake that ends in time")?;
         Ok(Io::Tls(Box::new(TlsStream::Client(stream))))
+    }
+
+    fn trusting_der(root: CertificateDer<'static>, name: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(root).expect("a root");
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .expect("a verifier");
+        Self::new(verifier, name)
     }
 
     fn new(verifier: Arc<dyn ServerCertVerifier>, name: &str) -> Self {

@@ -10,6 +10,7 @@
     reason = "tests: a surprise ends the test at once, and tests read the clock and own their tasks themselves"
 )]
 
+mod acme;
 mod admission;
 mod affinity;
 mod balancing;
@@ -25,6 +26,7 @@ mod feed_certificates;
 mod feed_file;
 mod headers;
 mod hostile;
+mod pebble;
 mod proxy_protocol;
 mod quarantine;
 mod resumption;
