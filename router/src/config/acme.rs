@@ -19,7 +19,7 @@ pub(crate) struct Acme {
     pub(crate) folder: PathBuf,
     /// These domains in any case.
     pub(crate) domains: Vec<Domain>,
-    /// Every domain of the route table, once a client asks for it.
+    /// Every exact domain of the route table, as soon as it is there.
     pub(crate) on_demand: bool,
     /// Most orders an hour.
     pub(crate) per_hour: u32,
