@@ -43,4 +43,6 @@ pub use observe::{Event, Observer, TlsFailure};
 pub use router::{BuildError, Router, RouterBuilder, Stats};
 pub use service::{RouterLayer, RouterService};
 pub use table::{Applied, RouteTable};
-pub use views::{AppView, Candidate, DynoView, EffectiveSettings, Excluded, Explanation};
+pub use views::{
+    AppView, Candidate, CertificateInUse, DynoView, EffectiveSettings, Excluded, Explanation,
+};

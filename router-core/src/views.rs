@@ -1,7 +1,9 @@
 //! What the admin endpoints show: the table as applied with every dyno's state, and why a request would go where. Plain
 //! values of the moment, ready for JSON.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use router_model::app::DynoState;
@@ -19,6 +21,7 @@ use crate::pool::Checkout;
 use crate::proxy;
 use crate::router::Router;
 use crate::table::Route;
+use crate::tls::{Certificate, CertificateView, Origin};
 
 /// One app as applied.
 #[derive(Debug, Clone, Serialize)]
@@ -155,6 +158,16 @@ fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
+/// A certificate in the store, and who it is for.
+#[derive(Debug, Clone, Serialize)]
+pub struct CertificateInUse {
+    /// What it is.
+    #[serde(flatten)]
+    pub certificate: CertificateView,
+    /// The apps for whose domains it answers, ordered by name.
+    pub apps: Vec<String>,
+}
+
 /// A dyno that would be tried.
 #[derive(Debug, Clone, Serialize)]
 pub struct Candidate {
@@ -239,6 +252,33 @@ impl Router {
         explanation.reason = obstacle(&route, &explanation, now);
         explanation.routed = explanation.reason.is_none();
         explanation
+    }
+
+    /// Every certificate in the store, and the apps for whose domains it answers.
+    pub fn certificates_in_use(&self) -> Vec<CertificateInUse> {
+        let shared = self.shared();
+        let store = &shared.certificates;
+        let mut apps: HashMap<*const Certificate, BTreeSet<String>> = HashMap::new();
+        for route in shared.table.routes() {
+            for domain in &route.app.domains {
+                // A wildcard is looked for as one of the hosts that it stands for would be.
+                if let Some(certificate) = store.resolve(domain.as_str()) {
+                    let names = apps.entry(Arc::as_ptr(&certificate)).or_default();
+                    names.insert(route.app.name.to_string());
+                }
+            }
+        }
+        let all = Origin::ALL.into_iter().flat_map(|origin| {
+            let held = store.of(origin).into_iter();
+            held.map(move |certificate| (origin, certificate))
+        });
+        all.map(|(origin, certificate)| CertificateInUse {
+            apps: apps
+                .get(&Arc::as_ptr(&certificate))
+                .map_or_else(Vec::new, |names| names.iter().cloned().collect()),
+            certificate: certificate.view(origin.as_str()),
+        })
+        .collect()
     }
 
     /// The address of the dyno that a request for `host` would be sent to now. `key` is what the app hashes by, as
@@ -445,6 +485,43 @@ mod tests {
         let first = router.next_dyno("a.test", b"");
         assert!(router.explain("a.test", "/").routed);
         assert_ne!(router.next_dyno("a.test", b""), first);
+    }
+
+    #[test]
+    fn a_certificate_is_in_use_by_the_apps_whose_domains_it_answers_for() {
+        let document = br#"{"format": 1, "revision": 1, "apps": [
+            {"name": "b", "domains": ["www.b.test", "*.b.test", "a.test"], "dynos": []},
+            {"name": "a", "domains": ["x.b.test", "other.test"], "dynos": []}]}"#;
+        let router = Router::builder().build().unwrap();
+        let snapshot = router_model::snapshot::parse(document).unwrap();
+        router.table().apply(&snapshot).unwrap();
+        let (wild, www, unused) = (["*.b.test"], ["www.b.test", "a.test"], ["c.test"]);
+        for (origin, names) in [
+            (Origin::Folder, &wild[..]),
+            (Origin::Document, &www[..]),
+            (Origin::Acme, &unused[..]),
+        ] {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let made = rcgen::generate_simple_self_signed(names).unwrap();
+            let key = made.signing_key.serialize_pem();
+            let certificate = Certificate::from_pem(made.cert.pem().as_bytes(), key.as_bytes());
+            router
+                .certificates()
+                .insert(origin, Arc::new(certificate.unwrap()));
+        }
+        let used = serde_json::to_value(router.certificates_in_use()).unwrap();
+        for (index, origin, apps) in [
+            (0, "folder", serde_json::json!(["a", "b"])),
+            (1, "document", serde_json::json!(["b"])),
+            (2, "acme", serde_json::json!([])),
+        ] {
+            assert_eq!(used[index]["origin"], origin);
+            assert_eq!(used[index]["apps"], apps);
+        }
+        assert_eq!(
+            used[1]["names"],
+            serde_json::json!(["a.test", "www.b.test"])
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod admin;
+mod certificates;
 mod cli;
 mod config;
 mod metrics;

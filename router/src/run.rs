@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use router_core::feed::{FeedOptions, FileFeed};
-use router_core::server::{ListenerSettings, Server, StartError};
+use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, LogWriter};
 use crate::admin;
-use crate::config::Config;
+use crate::certificates::{Defaults, Watches};
+use crate::config::{Config, Listener, Protocol};
 use crate::metrics::Metrics;
 use crate::observer::CompositeObserver;
 use crate::signals::Signals;
@@ -71,7 +72,7 @@ fn descriptors_for_clients() -> usize {
 }
 
 /// Runs the router until it is told to end and has drained.
-pub(crate) fn serve(mut config: Config) -> Result<Ending, RunError> {
+pub(crate) fn serve(mut config: Config, defaults: Defaults) -> Result<Ending, RunError> {
     let workers = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         threads => threads,
@@ -96,7 +97,7 @@ pub(crate) fn serve(mut config: Config) -> Result<Ending, RunError> {
             access_log,
         },
     )?;
-    let ending = runtime.block_on(live(config, router, metrics, writer.as_ref()));
+    let ending = runtime.block_on(live(config, defaults, router, metrics, writer.as_ref()));
     if let Some(writer) = writer {
         writer.finish(LAST_LINES);
     }
@@ -123,6 +124,7 @@ fn build(
 
 async fn live(
     config: Config,
+    defaults: Defaults,
     router: Router,
     metrics: Arc<Metrics>,
     writer: Option<&LogWriter>,
@@ -133,7 +135,9 @@ async fn live(
     let options = FeedOptions {
         cache: config.feed.cache.clone(),
     };
+    let certificates = Watches::start(&config, defaults, &router).await;
     let state = Arc::new(admin::State {
+        certificates,
         feed: router_core::feed::start(&router, feed, options),
         router: router.clone(),
         metrics,
@@ -150,13 +154,17 @@ async fn live(
     ));
 
     first_routes(&state).await;
-    let server = listen(&config, &router)?;
+    let server = listen(&config, &state)?;
     state.listening.store(true, Ordering::Release);
     for address in server.addresses() {
         tracing::info!("listening on {address}");
     }
 
-    let reopen = || writer.into_iter().for_each(LogWriter::reopen);
+    let reopen = || {
+        writer.into_iter().for_each(LogWriter::reopen);
+        state.certificates.look_now();
+        state.feed.look_at_files();
+    };
     let signal = signals.end(reopen).await;
     state.draining.store(true, Ordering::Release);
     tracing::info!(signal, window = ?config.timeouts.drain, "draining");
@@ -211,13 +219,36 @@ async fn first_routes(state: &admin::State) {
     }
 }
 
-fn listen(config: &Config, router: &Router) -> Result<Server, StartError> {
-    let mut server = Server::builder(router.clone());
+fn listen(config: &Config, state: &admin::State) -> Result<Server, StartError> {
+    let mut server = Server::builder(state.router.clone());
     for listener in &config.listeners {
-        let address = listener.address;
-        server = server.listener(ListenerSettings::http(address));
+        server = server.listener(settings(listener, &state.certificates));
     }
     server.start()
+}
+
+fn settings(listener: &Listener, certificates: &Watches) -> ListenerSettings {
+    let (tls, http2_prior_knowledge) = match &listener.protocol {
+        Protocol::Http {
+            http2_prior_knowledge,
+        } => (None, *http2_prior_knowledge),
+        Protocol::Https(https) => {
+            let default = https.default.as_ref();
+            let tls = TlsListenerSettings {
+                default: default.and_then(|pair| certificates.default_of(pair)),
+                min_version: https.min_version,
+                http2: https.http2,
+            };
+            (Some(tls), false)
+        }
+    };
+    ListenerSettings {
+        address: listener.address,
+        tls,
+        proxy_protocol: listener.proxy_protocol,
+        trusted_proxies: listener.trusted_proxies.clone(),
+        http2_prior_knowledge,
+    }
 }
 
 /// How often, and for how long at most, the first routes are waited for.

@@ -12,12 +12,18 @@ use std::time::Duration;
 use router_model::snapshot::{CertificateEntry, CertificateSource, Rejection, Snapshot};
 use zeroize::Zeroizing;
 
-use super::file::{Seen, look};
-use crate::clock;
-use crate::tls::{Certificate, CertificateStore, Origin};
+use crate::tls::{self, Certificate, CertificateStore, Identity, Origin};
 
 /// How often the files that a document names are looked at.
 pub(super) const LOOK_AT_FILES: Duration = Duration::from_secs(10);
+
+/// Reads the certificates of a document without serving them: those that would be rejected.
+pub fn check_certificates(snapshot: &Snapshot) -> Vec<Rejection> {
+    let mut certificates = DocumentCertificates::new(Arc::default());
+    let next = certificates.read(snapshot);
+    certificates.settle(next);
+    certificates.rejected()
+}
 
 /// The certificates of the document in force.
 pub(super) struct DocumentCertificates {
@@ -47,7 +53,7 @@ struct Files {
     chain: PathBuf,
     key: PathBuf,
     /// What they looked like when they were read.
-    seen: Option<[Seen; 2]>,
+    seen: Option<[Identity; 2]>,
 }
 
 impl DocumentCertificates {
@@ -206,24 +212,11 @@ impl Files {
         })
     }
 
-    /// What the files look like; `None` if one was changed a moment ago: a second change within the same tick of the
-    /// file system's clock would look the same.
-    fn look(&self) -> Option<[Seen; 2]> {
-        let settled = |path: &Path| {
-            let changed = fs::metadata(path).and_then(|file| file.modified());
-            // What is not there, or is from the future, is looked at by its identity alone.
-            changed.map_or(true, |changed| {
-                clock::wall()
-                    .duration_since(changed)
-                    .map_or(true, |age| age > A_MOMENT)
-            })
-        };
-        let seen = [look(&self.chain), look(&self.key)];
-        (settled(&self.chain) && settled(&self.key)).then_some(seen)
+    /// What the files look like; `None` if one is not there, or may change unseen.
+    fn look(&self) -> Option<[Identity; 2]> {
+        Some([tls::look(&self.chain)?, tls::look(&self.key)?])
     }
 }
-
-const A_MOMENT: Duration = Duration::from_secs(2);
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))

@@ -25,8 +25,7 @@ pub struct FileFeed {
     _watcher: Option<RecommendedWatcher>,
 }
 
-/// What a file looks like from outside; `None` when there is none.
-pub(super) type Seen = Option<(u64, u64, i64, i64)>;
+type Seen = Option<(u64, u64, i64, i64)>;
 
 /// After the first event; a program that writes in pieces has usually finished by then, and if not, its next piece is
 /// the next event.
@@ -93,7 +92,7 @@ impl Feed for FileFeed {
     }
 }
 
-pub(super) fn look(path: &Path) -> Seen {
+fn look(path: &Path) -> Seen {
     let identity = |file: Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec());
     std::fs::metadata(path).ok().map(identity)
 }

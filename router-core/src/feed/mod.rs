@@ -12,6 +12,7 @@ use bytes::Bytes;
 use router_model::snapshot::Rejection;
 use serde::Serialize;
 
+pub use certificates::check_certificates;
 pub use file::FileFeed;
 pub use runner::{FeedHandle, FeedOptions, start};
 

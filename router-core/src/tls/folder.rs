@@ -15,13 +15,14 @@ use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
 use super::store::{CertificateStore, Origin};
-use super::watched::{self, Identity, Watched};
+use super::watched::{self, Bell, Identity, Watched};
 use crate::tasks;
 
 /// A watched directory. Dropping it stops the watch and leaves the certificates.
 #[must_use]
 pub struct FolderHandle {
     status: Arc<Mutex<FolderStatus>>,
+    bell: Bell,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -56,6 +57,7 @@ pub async fn start(store: &Arc<CertificateStore>, path: impl Into<PathBuf>) -> F
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     // Watched before it is read: a change in between is an event that waits.
     let mut watched = Watched::new([folder.path.as_path()]);
+    let bell = watched.bell();
     let mut folder = read_once(folder, store, &status).await;
     let (store, told, stopped) = (Arc::clone(store), Arc::clone(&status), stop.clone());
     tasks::spawn(&tasks, async move {
@@ -71,6 +73,7 @@ pub async fn start(store: &Arc<CertificateStore>, path: impl Into<PathBuf>) -> F
     tasks.close();
     FolderHandle {
         status,
+        bell,
         stop,
         tasks,
     }
@@ -87,6 +90,11 @@ impl FolderHandle {
     /// How the directory stands.
     pub fn status(&self) -> FolderStatus {
         lock(&self.status).clone()
+    }
+
+    /// Has the directory looked at now.
+    pub fn look_now(&self) {
+        self.bell.ring();
     }
 
     /// Stops to look at the directory; the certificates stay.

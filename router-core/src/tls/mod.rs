@@ -32,6 +32,7 @@ pub use store::{CertificateStore, Origin};
 pub(crate) use stream::TlsStream;
 pub use tickets::{TicketKeyError, TicketKeys};
 pub use watched::FileWatch;
+pub(crate) use watched::{Identity, look};
 
 /// The cryptography of everything here, named explicitly: rustls panics when it has to guess between two.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {

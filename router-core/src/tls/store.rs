@@ -24,7 +24,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    const ALL: [Self; 3] = [Self::Folder, Self::Document, Self::Acme];
+    /// Every origin, in the order of views.
+    pub const ALL: [Self; 3] = [Self::Folder, Self::Document, Self::Acme];
 
     /// As in views.
     pub fn as_str(self) -> &'static str {

@@ -131,6 +131,14 @@ impl TicketKeys {
         self.load(&text).map_err(|error| failed(&error))
     }
 
+    /// Whether keys could be taken from a file.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub fn check_file(path: &Path) -> Result<(), String> {
+        Self::new().load_file(path)
+    }
+
     /// Takes the keys from a file whenever it changes. Must be called on a tokio runtime.
     pub fn watch(self: &Arc<Self>, path: impl Into<PathBuf>) -> FileWatch {
         let (keys, path) = (Arc::clone(self), path.into());

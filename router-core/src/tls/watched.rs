@@ -26,6 +26,7 @@ const LOOK_UNWATCHED: Duration = Duration::from_secs(1);
 /// Says when to look at some directories.
 pub(super) struct Watched {
     events: mpsc::Receiver<()>,
+    bell: Bell,
     /// Kept for its drop.
     watcher: Option<RecommendedWatcher>,
 }
@@ -33,6 +34,7 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Self {
         let (sender, events) = mpsc::channel(1);
+        let bell = Bell(sender.clone());
         let mut folders = folders.into_iter();
         let watcher = watcher(sender).and_then(|mut watcher| {
             folders.try_for_each(|folder| watcher.watch(folder, RecursiveMode::NonRecursive))?;
@@ -43,8 +45,14 @@ impl Watched {
         });
         Self {
             events,
+            bell,
             watcher: watcher.ok(),
         }
+    }
+
+    /// What somebody else can ask to look with.
+    pub(super) fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Waits until it is time to look.
@@ -64,6 +72,17 @@ impl Watched {
     }
 }
 
+/// Asks to look, without being told by the file system.
+#[derive(Clone)]
+pub(super) struct Bell(mpsc::Sender<()>);
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        // A full channel already says what there is to say.
+        self.0.try_send(()).ok();
+    }
+}
+
 fn watcher(sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
     notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too, and no change.
@@ -75,11 +94,11 @@ fn watcher(sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
 }
 
 /// What tells one content of a file from the next without reading it.
-pub(super) type Identity = (u64, u64, i64, i64);
+pub(crate) type Identity = (u64, u64, i64, i64);
 
 /// The identity of a file; `None` if there is none, or if it was changed a moment ago: a second change within the same
 /// tick of the file system's clock would look the same.
-pub(super) fn look(path: &Path) -> Option<Identity> {
+pub(crate) fn look(path: &Path) -> Option<Identity> {
     const A_MOMENT: Duration = Duration::from_secs(2);
     let file = std::fs::metadata(path).ok()?;
     let age = clock::wall().duration_since(file.modified().ok()?);
@@ -99,6 +118,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 #[must_use]
 pub struct FileWatch {
     last_error: Arc<Mutex<Option<String>>>,
+    bell: Bell,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -112,8 +132,9 @@ impl FileWatch {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let last_error = Arc::new(Mutex::new(None));
         let (stopped, told) = (stop.clone(), Arc::clone(&last_error));
+        let mut watched = Watched::new(files.iter().map(|file| folder_of(file)));
+        let bell = watched.bell();
         tasks::spawn(&tasks, async move {
-            let mut watched = Watched::new(files.iter().map(|file| folder_of(file)));
             let mut seen = None;
             loop {
                 // Looked at before they are read: a change in between is seen as one next time.
@@ -133,6 +154,7 @@ impl FileWatch {
         tasks.close();
         Self {
             last_error,
+            bell,
             stop,
             tasks,
         }
@@ -141,6 +163,11 @@ impl FileWatch {
     /// Why the files as they are now cannot be used; what they said before stays in force.
     pub fn last_error(&self) -> Option<String> {
         lock(&self.last_error).clone()
+    }
+
+    /// Has the files looked at now.
+    pub fn look_now(&self) {
+        self.bell.ring();
     }
 
     /// Stops to look at the files.

@@ -9,6 +9,7 @@ use router_core::{AppView, Explanation};
 use serde::Serialize;
 
 use super::{State, query};
+use crate::certificates;
 
 /// The answer to one request.
 pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -38,6 +39,7 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<By
                 feed: Feed::of(state.feed.status()),
             },
         ),
+        "/v1/certificates" => json(StatusCode::OK, &AllCertificates::of(state)),
         "/v1/explain" => explain(state, request.uri().query().unwrap_or_default()),
         path => match path.strip_prefix("/v1/apps/").map(query::decode) {
             Some(name) => state.router.app(&name).map_or_else(
@@ -93,6 +95,30 @@ struct Explained {
 struct Routes {
     apps: Vec<AppView>,
     feed: Feed,
+}
+
+/// Every certificate that may answer a client, and what cannot.
+#[derive(Serialize)]
+struct AllCertificates {
+    certificates: Vec<certificates::View>,
+    rejected: Vec<certificates::Rejected>,
+}
+
+impl AllCertificates {
+    fn of(state: &State) -> Self {
+        let of_document = state.feed.rejected_certificates().into_iter();
+        let of_document = of_document.map(|rejection| certificates::Rejected {
+            origin: "document",
+            place: rejection.app,
+            reason: rejection.reason,
+        });
+        let mut rejected = state.certificates.rejected();
+        rejected.extend(of_document);
+        Self {
+            certificates: state.certificates.views(&state.router),
+            rejected,
+        }
+    }
 }
 
 /// The part of the feed's state that says how far to trust an answer.

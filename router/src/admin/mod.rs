@@ -22,13 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::Losses;
-use crate::metrics::{Metrics, Present};
+use crate::certificates::Watches;
+use crate::metrics::{Certificates, Metrics, Present};
 
 /// What the admin endpoint tells about.
 #[derive(Debug)]
 pub(crate) struct State {
     /// The router.
     pub(crate) router: Router,
+    /// The certificates that come from files of its configuration.
+    pub(crate) certificates: Watches,
     /// Its source of routes.
     pub(crate) feed: FeedHandle,
     /// Its counters.
@@ -54,6 +57,11 @@ impl State {
         Present {
             stats: self.router.stats(),
             feed: self.feed.status(),
+            certificates: Certificates {
+                held: self.certificates.all(&self.router),
+                rejected: self.certificates.rejected().len()
+                    + self.feed.rejected_certificates().len(),
+            },
             log_lines_dropped: self.losses.as_ref().map_or(0, Losses::lines),
         }
     }

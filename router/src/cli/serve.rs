@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::{ConfigFile, FAILURE, USAGE, complain};
+use crate::certificates::Defaults;
 use crate::run::{self, Ending};
 use crate::{config, trace};
 
@@ -23,16 +24,18 @@ impl Serve {
     pub(super) fn run(self) -> ExitCode {
         let mut loaded = config::load(&self.config.config);
         let mut problems = loaded.problems();
+        let defaults =
+            Defaults::load(&loaded.config).map_err(|wrong| problems.extend(loaded.in_file(wrong)));
         let diagnostics = trace::start(self.log_level.as_deref());
         problems.extend(diagnostics.as_ref().err().cloned());
-        if !problems.is_empty() {
+        let (Ok(defaults), true) = (defaults, problems.is_empty()) else {
             complain(problems);
             return ExitCode::from(USAGE);
-        }
+        };
         if let Some(admin) = self.admin {
             loaded.config.admin = admin;
         }
-        let ending = run::serve(loaded.config);
+        let ending = run::serve(loaded.config, defaults);
         drop(diagnostics);
         match ending {
             Ok(Ending::Clean) => ExitCode::SUCCESS,

@@ -48,6 +48,8 @@ pub(crate) struct Https {
 /// The files of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pair {
+    /// Where the configuration names it, `listener[0]`.
+    pub(crate) place: String,
     /// The chain.
     pub(crate) certificate: PathBuf,
     /// The key.
@@ -168,7 +170,9 @@ fn https(section: &mut Section<'_>, folder: &Path) -> Https {
             ));
         }
     }
+    let place = section.at("").trim_end_matches('.').to_owned();
     let pair = |(certificate, private_key): (&str, &str)| Pair {
+        place,
         certificate: folder.join(certificate),
         private_key: folder.join(private_key),
     };

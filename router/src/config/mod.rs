@@ -9,9 +9,8 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use acme::Acme;
-pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget, Tls};
-pub(crate) use listener::{Https, Listener, Pair, Protocol};
+pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget};
+pub(crate) use listener::{Listener, Pair, Protocol};
 use problem::Problem;
 pub(crate) use raw::nearest;
 
@@ -32,6 +31,12 @@ impl Loaded {
             .iter()
             .map(|problem| format!("{}: {problem}", self.file.display()))
             .collect()
+    }
+
+    /// Lines about the file that others found, in the form of its problems.
+    pub(crate) fn in_file(&self, lines: Vec<String>) -> impl Iterator<Item = String> {
+        let file = self.file.display();
+        lines.into_iter().map(move |line| format!("{file}: {line}"))
     }
 
     /// Whether the file names a route document that can be looked at, whatever else is wrong.

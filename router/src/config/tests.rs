@@ -7,6 +7,9 @@ use router_core::model::hostname::Domain;
 use router_core::model::limits::Http2Limits;
 use router_core::tls::TlsVersion;
 
+use super::acme::Acme;
+use super::checked::Tls;
+use super::listener::Https;
 use super::*;
 
 fn read(text: &str) -> (Config, Vec<String>) {
@@ -90,6 +93,7 @@ fn documented_values_of_https_are_the_defaults() {
     assert_eq!(problems, Vec::<String>::new());
     let wanted = Https {
         default: Some(Pair {
+            place: "listener[0]".to_owned(),
             certificate: "default.crt".into(),
             private_key: "default.key".into(),
         }),
@@ -143,6 +147,7 @@ fn values_of_tls_and_acme_are_read() {
     let wanted = Listener {
         protocol: Protocol::Https(Https {
             default: Some(Pair {
+                place: "listener[1]".to_owned(),
                 certificate: "/etc/router/a.crt".into(),
                 private_key: "/keys/a.key".into(),
             }),

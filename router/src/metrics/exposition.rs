@@ -29,13 +29,7 @@ impl Exposition {
         let metrics = values.into_iter().map(|(texts, value)| {
             let mut counter = Counter::default();
             counter.set_value(value as f64);
-            let mut metric = Metric::from_label(
-                labels
-                    .iter()
-                    .zip(texts)
-                    .map(|(name, text)| pair(name, text))
-                    .collect(),
-            );
+            let mut metric = Metric::from_label(pairs(labels, texts));
             metric.set_counter(counter);
             metric
         });
@@ -43,17 +37,25 @@ impl Exposition {
     }
 
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.gauges(name, help, Vec::new(), value);
+        self.gauge_series(name, help, &[], [(Vec::new(), value)]);
     }
 
-    pub(super) fn labelled_gauge(
+    /// One gauge for each set of label values.
+    pub(super) fn gauge_series(
         &mut self,
         name: &str,
         help: &str,
-        (label, text): (&str, &str),
-        value: f64,
+        labels: &[&str],
+        values: impl IntoIterator<Item = (Vec<String>, f64)>,
     ) {
-        self.gauges(name, help, vec![pair(label, text.to_owned())], value);
+        let metrics = values.into_iter().map(|(texts, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            let mut metric = Metric::from_label(pairs(labels, texts));
+            metric.set_gauge(gauge);
+            metric
+        });
+        self.family(name, help, MetricType::GAUGE, metrics.collect());
     }
 
     pub(super) fn histogram(&mut self, name: &str, help: &str, total: &HistogramTotal) {
@@ -85,14 +87,6 @@ impl Exposition {
         text
     }
 
-    fn gauges(&mut self, name: &str, help: &str, labels: Vec<LabelPair>, value: f64) {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = Metric::from_label(labels);
-        metric.set_gauge(gauge);
-        self.family(name, help, MetricType::GAUGE, vec![metric]);
-    }
-
     fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         let mut family = MetricFamily::default();
         family.set_name(name.to_owned());
@@ -101,6 +95,11 @@ impl Exposition {
         family.set_metric(metrics);
         self.families.push(family);
     }
+}
+
+fn pairs(labels: &[&str], texts: Vec<String>) -> Vec<LabelPair> {
+    let pairs = labels.iter().zip(texts);
+    pairs.map(|(name, text)| pair(name, text)).collect()
 }
 
 fn pair(name: &str, text: String) -> LabelPair {

@@ -1,6 +1,9 @@
 //! What the router counts. Each worker counts in a shard of its own, so that counting shares no cache line between cores;
-//! a scrape adds the shards up. Labels come from fixed lists (codes, status classes, reasons), never from a request.
+//! a scrape adds the shards up. Labels come from fixed lists (codes, status classes, reasons), or from the certificates
+//! that expire first; never from a request.
 
+mod certificates;
+mod connections;
 mod exposition;
 mod shard;
 
@@ -14,6 +17,7 @@ use router_core::model::log_line::LogLine;
 use router_core::model::verdict;
 use router_core::{Event, Stats};
 
+pub(crate) use certificates::Certificates;
 use exposition::Exposition;
 use shard::{Shard, Totals};
 
@@ -38,6 +42,8 @@ pub(crate) struct Present {
     pub(crate) stats: Stats,
     /// The state of the feed.
     pub(crate) feed: FeedStatus,
+    /// What may answer clients over TLS.
+    pub(crate) certificates: Certificates,
     /// Access log lines that were lost.
     pub(crate) log_lines_dropped: u64,
 }
@@ -70,13 +76,12 @@ impl Metrics {
             return;
         };
         match event {
-            Event::ConnectAttempt
-            | Event::TunnelClosed
-            | Event::TlsHandshake { .. }
+            Event::ConnectAttempt | Event::TunnelClosed => {}
+            Event::TlsHandshake { .. }
             | Event::TlsFailed(_)
             | Event::TlsRefused
             | Event::ProxyHeaderRefused
-            | Event::Http2Flood(_) => {}
+            | Event::Http2Flood(_) => shard.connections.event(event),
             Event::Connected(duration) => shard.connect.observe(duration),
             Event::ConnectFailed(failure) => shard.connect_failure(code_number(failure)),
             Event::Retry => shard.retry(),
@@ -96,6 +101,8 @@ impl Metrics {
         let mut out = Exposition::default();
         requests(&mut out, &totals);
         dynos(&mut out, &totals, present);
+        connections::render(&mut out, &self.shards);
+        certificates::render(&mut out, &present.certificates);
         state(&mut out, present);
         out.families(self.process.collect());
         out.encode()
@@ -182,6 +189,7 @@ fn state(
         stats,
         feed,
         log_lines_dropped,
+        ..
     }: &Present,
 ) {
     out.gauge(
@@ -193,6 +201,16 @@ fn state(
         "router_client_connections",
         "Client connections.",
         stats.client_connections as f64,
+    );
+    out.gauge(
+        "router_h2_connections",
+        "Client connections that speak HTTP/2.",
+        stats.h2_connections as f64,
+    );
+    out.gauge(
+        "router_h2_streams",
+        "Open streams of client connections that speak HTTP/2.",
+        stats.h2_streams as f64,
     );
     out.gauge(
         "router_tunnels",
@@ -221,7 +239,7 @@ fn state(
     }
     out.gauge(
         "router_feed_rejected_apps",
-        "Apps or domains of the last document that were rejected.",
+        "Apps, domains and certificates of the last document that were rejected.",
         feed.rejected.len() as f64,
     );
     out.gauge(
@@ -241,11 +259,11 @@ fn state(
         "Access log lines that were lost.",
         *log_lines_dropped,
     );
-    out.labelled_gauge(
+    out.gauge_series(
         "router_build_info",
         "The version of the router.",
-        ("version", env!("CARGO_PKG_VERSION")),
-        1.0,
+        &["version"],
+        [(vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0)],
     );
 }
 

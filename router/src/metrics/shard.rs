@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::connections::ConnectionCounts;
+
 /// What one worker counted.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -19,6 +21,8 @@ pub(super) struct Shard {
     quarantines: AtomicU64,
     tunnels: AtomicU64,
     response_bytes: AtomicU64,
+    /// What became of connections before their first request, or instead of more.
+    pub(super) connections: ConnectionCounts,
 }
 
 impl Default for Shard {
@@ -33,6 +37,7 @@ impl Default for Shard {
             quarantines: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
+            connections: ConnectionCounts::default(),
         }
     }
 }
@@ -199,7 +204,7 @@ pub(super) struct HistogramTotal {
 }
 
 impl HistogramTotal {
-    fn of<'a>(shards: impl Iterator<Item = &'a Histogram>) -> Self {
+    pub(super) fn of<'a>(shards: impl Iterator<Item = &'a Histogram>) -> Self {
         let mut counts = [0; BOUNDS.len() + 1];
         let mut nanos = 0_u64;
         for shard in shards {
@@ -223,7 +228,7 @@ impl HistogramTotal {
     }
 }
 
-fn add(count: &AtomicU64, number: u64) {
+pub(super) fn add(count: &AtomicU64, number: u64) {
     count.fetch_add(number, Ordering::Relaxed);
 }
 

@@ -1,8 +1,13 @@
 //! Metrics as a scraper sees them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use router_core::TlsFailure;
+use router_core::model::h2::meter::Flood;
 use router_core::model::log_line::Protocol;
+use router_core::tls::{Certificate, TlsVersion};
+use router_testkit::TestCa;
 
 use super::*;
 
@@ -29,9 +34,15 @@ fn request(metrics: &Metrics, worker: usize, failure: Option<Failure>, status: O
 }
 
 fn scrape(metrics: &Metrics) -> String {
+    scrape_with(metrics, Certificates::default())
+}
+
+fn scrape_with(metrics: &Metrics, certificates: Certificates) -> String {
     let present = Present {
         stats: Stats {
             requests_in_flight: 3,
+            h2_connections: 4,
+            h2_streams: 5,
             ..Stats::default()
         },
         feed: FeedStatus {
@@ -44,6 +55,7 @@ fn scrape(metrics: &Metrics) -> String {
             accepted: 2,
             refused: 1,
         },
+        certificates,
         log_lines_dropped: 7,
     };
     String::from_utf8(metrics.render(&present)).unwrap()
@@ -109,6 +121,85 @@ fn workers_are_added_up() {
         text.contains("router_build_info{version=\"")
             && text.contains("process_resident_memory_bytes ")
     );
+}
+
+#[test]
+fn handshakes_headers_and_floods_are_counted() {
+    let metrics = Metrics::new(2);
+    let handshake = |version, resumed, http2| Event::TlsHandshake {
+        version,
+        resumed,
+        http2,
+        took: Duration::from_millis(3),
+    };
+    for (worker, event) in [
+        (0, handshake(TlsVersion::V1_3, true, true)),
+        (1, handshake(TlsVersion::V1_3, true, true)),
+        (0, handshake(TlsVersion::V1_2, false, false)),
+        (1, Event::TlsFailed(TlsFailure::NoCertificate)),
+        (0, Event::TlsRefused),
+        (1, Event::ProxyHeaderRefused),
+        (0, Event::Http2Flood(Flood::Resets)),
+    ] {
+        metrics.event(worker, event);
+    }
+    let text = scrape(&metrics);
+    for line in [
+        "router_tls_handshakes_total{version=\"1.3\",resumed=\"true\",protocol=\"h2\"} 2",
+        "router_tls_handshakes_total{version=\"1.2\",resumed=\"false\",protocol=\"http/1.1\"} 1",
+        "router_tls_handshakes_total{version=\"1.2\",resumed=\"true\",protocol=\"h2\"} 0",
+        "router_tls_handshake_failures_total{reason=\"no_certificate\"} 1",
+        "router_tls_handshake_failures_total{reason=\"timeout\"} 0",
+        "router_tls_handshake_seconds_bucket{le=\"0.0025\"} 0",
+        "router_tls_handshake_seconds_bucket{le=\"0.005\"} 3",
+        "router_tls_handshakes_refused_total 1",
+        "router_proxy_headers_refused_total 1",
+        "router_h2_floods_total{kind=\"resets\"} 1",
+        "router_h2_floods_total{kind=\"pings\"} 0",
+        "router_h2_connections 4",
+        "router_h2_streams 5",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+    let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!(series("router_tls_handshakes_total{"), 8);
+    assert_eq!(series("router_tls_handshake_failures_total{"), 7);
+}
+
+#[test]
+fn only_the_certificates_that_expire_first_have_a_series() {
+    let ca = TestCa::new("root");
+    let certificate = |days: i64| {
+        let made = ca.certificate_valid(&[&format!("d{days}.test")], -1..days);
+        let read = Certificate::from_pem(made.chain_pem().as_bytes(), made.key_pem().as_bytes());
+        ("folder", Arc::new(read.unwrap()))
+    };
+    let certificates = Certificates {
+        held: (1..=110).rev().map(certificate).collect(),
+        rejected: 2,
+    };
+    let text = scrape_with(&Metrics::new(1), certificates);
+    for line in [
+        "router_certificates{origin=\"folder\"} 110",
+        "router_certificates{origin=\"document\"} 0",
+        "router_certificates_rejected 2",
+        "router_certificates_expiring{within_days=\"0\"} 0",
+        "router_certificates_expiring{within_days=\"7\"} 7",
+        "router_certificates_expiring{within_days=\"90\"} 90",
+        "router_certificate_days_left_min 0",
+        "router_certificate_days_left{name=\"d100.test\",origin=\"folder\"} 99",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+    let series = text.matches("router_certificate_days_left{").count();
+    assert_eq!(series, certificates::MOST_SERIES);
+    assert!(!scrape(&Metrics::new(1)).contains("router_certificate_days_left"));
 }
 
 #[test]

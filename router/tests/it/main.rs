@@ -12,5 +12,6 @@ mod ask;
 mod check;
 mod drain;
 mod dyno;
+mod https;
 mod process;
 mod serve;
