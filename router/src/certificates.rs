@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use router_core::acme::AcmeSettingsError;
 use router_core::tls::{
     Certificate, DefaultCertificate, FileWatch, FolderHandle, Origin, TicketKeys, folder,
 };
@@ -24,7 +25,8 @@ struct Default {
 }
 
 impl Defaults {
-    /// Reads what the router does not start without: the pair of each listener that has one, and the ticket keys.
+    /// Reads what the router does not start without: the pair of each listener that has one, the ticket keys, and who
+    /// vouches for the ACME authority.
     ///
     /// # Errors
     /// One line for each file that cannot be used, `KEY: …`.
@@ -35,6 +37,12 @@ impl Defaults {
         {
             problems.push(format!("tls.ticket_keys: {error}"));
         }
+        let acme = config.acme.iter().flat_map(|acme| acme.settings().check());
+        problems.extend(acme.filter_map(|error| match error {
+            AcmeSettingsError::Root { .. } => Some(format!("acme.root: {error}")),
+            // Said already, of the key that is to blame.
+            _ => None,
+        }));
         let pairs = config
             .listeners
             .iter()

@@ -4,10 +4,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use router_core::acme::{self, AcmeHandle, AcmeSettingsError};
 use router_core::feed::{FeedOptions, FileFeed};
 use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
@@ -44,6 +45,9 @@ pub(crate) enum RunError {
     /// The settings make no router.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// No certificates can be ordered.
+    #[error("acme: {0}")]
+    Acme(#[from] AcmeSettingsError),
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] StartError),
@@ -138,6 +142,7 @@ async fn live(
     let certificates = Watches::start(&config, defaults, &router).await;
     let state = Arc::new(admin::State {
         certificates,
+        acme: OnceLock::new(),
         feed: router_core::feed::start(&router, feed, options),
         router: router.clone(),
         metrics,
@@ -154,6 +159,11 @@ async fn live(
     ));
 
     first_routes(&state).await;
+    // Only now: what the route document brings need not be ordered.
+    if let Some(acme) = &config.acme {
+        let started = acme::start(&router, acme.settings())?;
+        first_certificates(state.acme.get_or_init(|| started)).await;
+    }
     let server = listen(&config, &state)?;
     state.listening.store(true, Ordering::Release);
     for address in server.addresses() {
@@ -219,6 +229,22 @@ async fn first_routes(state: &admin::State) {
     }
 }
 
+/// Waits a moment for the certificates that were ordered in an earlier life.
+async fn first_certificates(acme: &AcmeHandle) {
+    let loaded = async {
+        loop {
+            let status = acme.status();
+            if status.orders_here || !status.domains.is_empty() || status.held_up_by.is_some() {
+                return;
+            }
+            tokio::time::sleep(FIRST_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_ROUTES, loaded).await.is_err() {
+        tracing::warn!("certificates of the ACME folder are not read yet; listening all the same");
+    }
+}
+
 fn listen(config: &Config, state: &admin::State) -> Result<Server, StartError> {
     let mut server = Server::builder(state.router.clone());
     for listener in &config.listeners {
@@ -251,7 +277,7 @@ fn settings(listener: &Listener, certificates: &Watches) -> ListenerSettings {
     }
 }
 
-/// How often, and for how long at most, the first routes are waited for.
+/// How often, and for how long at most, the first routes and certificates are waited for.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const FIRST_ROUTES: Duration = Duration::from_secs(2);
 /// How long a stuck reader of the access log may hold up the end.

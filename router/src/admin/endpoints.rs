@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use router_core::acme::{AcmeHandle, AcmeStatus};
 use router_core::feed::FeedStatus;
 use router_core::{AppView, Explanation};
 use serde::Serialize;
@@ -102,6 +103,9 @@ struct Routes {
 struct AllCertificates {
     certificates: Vec<certificates::View>,
     rejected: Vec<certificates::Rejected>,
+    /// What is ordered; left out without `[acme]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acme: Option<AcmeStatus>,
 }
 
 impl AllCertificates {
@@ -117,6 +121,7 @@ impl AllCertificates {
         Self {
             certificates: state.certificates.views(&state.router),
             rejected,
+            acme: state.acme.get().map(AcmeHandle::status),
         }
     }
 }

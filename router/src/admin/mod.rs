@@ -7,14 +7,15 @@ mod query;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use router_core::Router;
+use router_core::acme::AcmeHandle;
 use router_core::feed::FeedHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -32,6 +33,8 @@ pub(crate) struct State {
     pub(crate) router: Router,
     /// The certificates that come from files of its configuration.
     pub(crate) certificates: Watches,
+    /// The ordering of certificates, once it has started; never if the configuration has none.
+    pub(crate) acme: OnceLock<AcmeHandle>,
     /// Its source of routes.
     pub(crate) feed: FeedHandle,
     /// Its counters.
@@ -57,6 +60,7 @@ impl State {
         Present {
             stats: self.router.stats(),
             feed: self.feed.status(),
+            acme: self.acme.get().map(AcmeHandle::status),
             certificates: Certificates {
                 held: self.certificates.all(&self.router),
                 rejected: self.certificates.rejected().len()

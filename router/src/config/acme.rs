@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use router_core::acme::{AcmeSettings, LETS_ENCRYPT};
+use router_core::model::acme_schedule::provable;
 use router_core::model::hostname::Domain;
 
 use super::listener::Listener;
@@ -29,14 +31,31 @@ pub(crate) struct Acme {
 
 impl Default for Acme {
     fn default() -> Self {
+        let default = AcmeSettings::new("acme");
         Self {
-            directory: LETS_ENCRYPT.to_owned(),
-            email: None,
-            folder: PathBuf::from("acme"),
-            domains: Vec::new(),
-            on_demand: false,
-            per_hour: 50,
-            root: None,
+            directory: default.directory,
+            email: default.email,
+            folder: default.folder,
+            domains: default.domains,
+            on_demand: default.on_demand,
+            per_hour: default.per_hour,
+            root: default.root,
+        }
+    }
+}
+
+impl Acme {
+    /// The same as the library wants it. The terms are accepted, else there would be no such table.
+    pub(crate) fn settings(&self) -> AcmeSettings {
+        AcmeSettings {
+            directory: self.directory.clone(),
+            email: self.email.clone(),
+            domains: self.domains.clone(),
+            on_demand: self.on_demand,
+            accept_terms: true,
+            per_hour: self.per_hour,
+            root: self.root.clone(),
+            ..AcmeSettings::new(&self.folder)
         }
     }
 }
@@ -122,11 +141,13 @@ fn domains(section: &mut Section<'_>) -> Vec<Domain> {
     let mut domains = Vec::new();
     for (index, entry) in section.list(key).into_iter().flatten().enumerate() {
         let wrong = match entry.as_str().map(Domain::parse) {
-            Some(Ok(domain)) if !domain.is_wildcard() => {
-                domains.push(domain);
-                continue;
-            }
-            Some(Ok(_)) => format!("{entry} is a wildcard, which cannot be had by http-01"),
+            Some(Ok(domain)) => match provable(&domain) {
+                Ok(()) => {
+                    domains.push(domain);
+                    continue;
+                }
+                Err(reason) => format!("{entry} {reason}"),
+            },
             Some(Err(error)) => format!("{entry}: {error}"),
             None => format!("{entry} is not a hostname"),
         };
@@ -145,5 +166,3 @@ fn is_https_url(text: &str) -> bool {
         uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
     })
 }
-
-const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";

@@ -291,7 +291,7 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
           once you have read them".into()),
         ("[acme]\naccept_terms=true", "acme: there is nothing to order: neither domains nor on_demand = true".into()),
         ("[acme]\naccept_terms=true\ndomains=['*.a.test']",
-         "acme.domains[0]: \"*.a.test\" is a wildcard, which cannot be had by http-01; allowed: hostnames such as \
+         "acme.domains[0]: \"*.a.test\" is a wildcard, which http-01 cannot prove; allowed: hostnames such as \
           \"www.example.com\"".into()),
         ("[acme]\naccept_terms=true\non_demand=true\nemail='me'",
          "acme.email: \"me\" is not an email address; allowed: an address such as \"admin@example.com\"".into()),

@@ -1,8 +1,10 @@
 //! How long the certificates are still good for. There may be ten thousand of them, and a series for each would be more than
-//! the rest of the metrics together: all are counted, and only those that expire first have a series of their own.
+//! the rest of the metrics together: all are counted, and only those that expire first have a series of their own. And how
+//! ordering new ones goes.
 
 use std::sync::Arc;
 
+use router_core::acme::{AcmeStatus, DomainState};
 use router_core::tls::Certificate;
 
 use super::exposition::Exposition;
@@ -74,3 +76,43 @@ pub(super) fn render(out: &mut Exposition, certificates: &Certificates) {
             }),
     );
 }
+
+pub(super) fn render_acme(out: &mut Exposition, acme: &AcmeStatus) {
+    out.counters(
+        "router_acme_orders_total",
+        "Orders of certificates by what became of them; those in progress are not in it.",
+        &["result"],
+        [("issued", acme.issued), ("failed", acme.failed)]
+            .map(|(result, count)| (vec![result.to_owned()], count)),
+    );
+    out.gauge(
+        "router_acme_orders_left",
+        "Orders that the budget per hour still allows now.",
+        f64::from(acme.budget_left),
+    );
+    out.gauge(
+        "router_acme_held_up",
+        "1 while something is due and nothing can be ordered: no budget, no authority, no folder.",
+        f64::from(u8::from(acme.held_up_by.is_some())),
+    );
+    out.gauge_series(
+        "router_acme_domains",
+        "Domains that have or should have an ordered certificate, by how they stand.",
+        &["state"],
+        STATES.map(|(label, state)| {
+            let domains = acme.domains.iter();
+            let count = domains.filter(|domain| domain.state == state).count();
+            (vec![label.to_owned()], count as f64)
+        }),
+    );
+}
+
+const STATES: [(&str, DomainState); 7] = [
+    ("waiting", DomainState::Waiting),
+    ("ordering", DomainState::Ordering),
+    ("valid", DomainState::Valid),
+    ("renewing", DomainState::Renewing),
+    ("failing", DomainState::Failing),
+    ("covered", DomainState::Covered),
+    ("retired", DomainState::Retired),
+];

@@ -11,6 +11,7 @@ use std::fmt;
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+use router_core::acme::AcmeStatus;
 use router_core::feed::FeedStatus;
 use router_core::model::failure::Failure;
 use router_core::model::log_line::LogLine;
@@ -42,6 +43,8 @@ pub(crate) struct Present {
     pub(crate) stats: Stats,
     /// The state of the feed.
     pub(crate) feed: FeedStatus,
+    /// The ordering of certificates, if there is any.
+    pub(crate) acme: Option<AcmeStatus>,
     /// What may answer clients over TLS.
     pub(crate) certificates: Certificates,
     /// Access log lines that were lost.
@@ -103,6 +106,9 @@ impl Metrics {
         dynos(&mut out, &totals, present);
         connections::render(&mut out, &self.shards);
         certificates::render(&mut out, &present.certificates);
+        if let Some(acme) = &present.acme {
+            certificates::render_acme(&mut out, acme);
+        }
         state(&mut out, present);
         out.families(self.process.collect());
         out.encode()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use router_core::TlsFailure;
+use router_core::acme::{DomainState, DomainStatus};
 use router_core::model::h2::meter::Flood;
 use router_core::model::log_line::Protocol;
 use router_core::tls::{Certificate, TlsVersion};
@@ -55,6 +56,21 @@ fn scrape_with(metrics: &Metrics, certificates: Certificates) -> String {
             accepted: 2,
             refused: 1,
         },
+        acme: Some(AcmeStatus {
+            per_hour: 50,
+            budget_left: 47,
+            issued: 2,
+            failed: 1,
+            domains: vec![DomainStatus {
+                domain: "a.test".to_owned(),
+                state: DomainState::Failing,
+                not_after: None,
+                next_try: None,
+                failures: 1,
+                last_error: None,
+            }],
+            ..AcmeStatus::default()
+        }),
         certificates,
         log_lines_dropped: 7,
     };
@@ -103,6 +119,12 @@ fn workers_are_added_up() {
         "router_tunnels_total 1",
         "router_response_bytes_total 600",
         "router_requests_in_flight 3",
+        "router_acme_orders_total{result=\"issued\"} 2",
+        "router_acme_orders_total{result=\"failed\"} 1",
+        "router_acme_orders_left 47",
+        "router_acme_held_up 0",
+        "router_acme_domains{state=\"failing\"} 1",
+        "router_acme_domains{state=\"valid\"} 0",
         "router_feed_revision 42",
         "router_feed_age_seconds 1.5",
         "router_feed_stale 1",

@@ -286,3 +286,44 @@ fn an_https_listener_needs_a_certificate_from_somewhere() {
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 certificates"));
 }
+
+#[test]
+fn ordering_of_certificates_is_told() {
+    let ca = TestCa::new("root");
+    let good = ca.certificate(&["shop.example.com"]);
+    let acme = "[[listener]]\naddress = \"127.0.0.1:0\"\n[acme]\ndirectory = \"https://127.0.0.1:1/dir\"\n\
+                domains = [\"www.example.com\", \"shop.example.com\"]\nroot = \"ca.pem\"\naccept_terms = true\n";
+    let place = place(&good, acme);
+    let mut document: Value = serde_json::from_str(&Dyno::start().routes(1)).unwrap();
+    document["certificates"] = json!([{"chain": good.chain_pem(), "key": good.key_pem()}]);
+    place.write("routes.json", &document.to_string());
+    place.write("ca.pem", "no certificate");
+    for command in ["check", "serve"] {
+        let output = place.run(&[command, "--config", "router.toml"]);
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{command}: {err}");
+        assert!(
+            err.starts_with("router.toml: acme.root: the root file ca.pem cannot be used: "),
+            "{err}"
+        );
+    }
+    place.write("ca.pem", &ca.pem());
+    let router = place.serve();
+    router.wait_for_revision(1);
+    eventually("the authority cannot be reached", || {
+        let acme = &certificates(&router)["acme"];
+        let states = acme["domains"].as_array().unwrap();
+        let states: Vec<_> = states
+            .iter()
+            .map(|one| (&one["domain"], &one["state"]))
+            .collect();
+        acme["held_up_by"].is_string()
+            && states
+                == [
+                    (&json!("shop.example.com"), &json!("covered")),
+                    (&json!("www.example.com"), &json!("waiting")),
+                ]
+    });
+    let metrics = get(router.admin, "admin", "/metrics").body;
+    assert!(metrics.contains("router_acme_held_up 1"), "{metrics}");
+}
