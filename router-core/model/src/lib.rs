@@ -17,6 +17,7 @@ pub mod hostname;
 pub mod limits;
 pub mod log_line;
 pub mod pages;
+pub mod proxy_header;
 pub mod request_id;
 pub mod response;
 pub mod retry;

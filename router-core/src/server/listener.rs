@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use router_model::proxy_header::Proxied;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::connection;
 use super::handshake::{self, HandshakeSlot};
-use super::proxy_protocol::{self, HeaderError, Proxied};
+use super::proxy_protocol::{self, NoHeader};
 use crate::client::Transport;
 use crate::clock;
 use crate::observe::Event;
@@ -268,12 +269,12 @@ async fn greet(
 }
 
 /// Waits for the PROXY header; a drain does not wait for a connection that has said nothing yet.
-async fn proxied(worker: &Worker, stream: &mut TcpStream) -> Result<Proxied, HeaderError> {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let header = tokio::time::timeout(PATIENCE, proxy_protocol::read(stream));
+async fn proxied(worker: &Worker, stream: &mut TcpStream) -> Result<Proxied, NoHeader> {
+    let patience = worker.shared.timeouts.proxy_header;
+    let header = tokio::time::timeout(patience, proxy_protocol::read(stream));
     tokio::select! {
         // The connection ends with either error, so nothing that was read is missed.
-        header = header => header.unwrap_or(Err(HeaderError::Truncated)),
-        () = worker.drain.cancelled() => Err(HeaderError::Truncated),
+        header = header => header.unwrap_or(Err(NoHeader::Truncated)),
+        () = worker.drain.cancelled() => Err(NoHeader::Truncated),
     }
 }

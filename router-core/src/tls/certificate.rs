@@ -8,13 +8,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
 use router_model::hostname::{self, Domain};
-use rustls::sign::CertifiedKey;
+use rustls::InconsistentKeys;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroize;
 
 use crate::clock;
 
@@ -57,11 +60,11 @@ impl Certificate {
             parse(other)?;
         }
         let fingerprint = sha256([leaf.as_ref()]);
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            pem::Error::NoItemsFound => CertificateError::NoKey,
-            error => CertificateError::Key(error),
-        })?;
-        let served = CertifiedKey::from_der(chain, key, super::provider()).map_err(refused)?;
+        let served = CertifiedKey::new(chain, signing_key(key)?);
+        match served.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(refused(error)),
+        }
         if facts.not_after < now {
             return Err(CertificateError::Expired(facts.not_after));
         }
@@ -233,6 +236,17 @@ fn refused(error: rustls::Error) -> CertificateError {
         rustls::Error::InvalidCertificate(error) => CertificateError::Malformed(error.to_string()),
         error => CertificateError::UnusableKey(error.to_string()),
     }
+}
+
+/// Nothing of the key's text is left behind once rustls has it.
+fn signing_key(key: &[u8]) -> Result<Arc<dyn SigningKey>, CertificateError> {
+    let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => CertificateError::NoKey,
+        error => CertificateError::Key(error),
+    })?;
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    signing.map_err(refused)
 }
 
 /// What is read from the certificate itself.

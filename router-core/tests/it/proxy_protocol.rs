@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use router_core::Event;
 use router_testkit::{FakeDyno, RawClient, RawHead, eventually};
 
-use crate::world::{Setup, World, get, ok, shop};
+use crate::world::{Setup, World, get, ms, ok, shop};
 
 const V1: &str = "PROXY TCP4 203.0.113.7 192.0.2.1 54321 8443\r\n";
 
@@ -165,7 +165,7 @@ async fn whoever_comes_without_a_whole_header_is_closed_without_an_answer() {
 
 #[tokio::test]
 async fn a_header_that_does_not_come_is_not_waited_for() {
-    let (world, dyno) = world(|_| {}).await;
+    let (world, dyno) = world(|setup| setup.timeouts.proxy_header = ms(200)).await;
     let mut client = world.client().await;
     client.send("PROXY TCP4 203.0").await;
     let (answer, _) = client.read_raw_until_close().await;

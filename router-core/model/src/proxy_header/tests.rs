@@ -26,8 +26,6 @@ fn name(error: HeaderError) -> &'static str {
         HeaderError::Missing => "missing",
         HeaderError::Malformed => "malformed",
         HeaderError::TooLong => "too long",
-        HeaderError::Truncated => "truncated",
-        HeaderError::Io(_) => "io",
     }
 }
 
