@@ -172,10 +172,10 @@ impl RouteTable {
         by_key(host).or_else(|| by_key(wildcard_key(host)?))
     }
 
-    /// The domains that stand for one name each, in no order.
-    pub(crate) fn exact_domains(&self) -> Vec<Domain> {
-        let domains = self.domains.iter().map(|entry| entry.key().0.clone());
-        domains.filter(|domain| !domain.is_wildcard()).collect()
+    /// Every domain, in no order.
+    pub(crate) fn domains(&self) -> Vec<Domain> {
+        let domains = self.domains.iter();
+        domains.map(|entry| entry.key().0.clone()).collect()
     }
 
     /// The route of an app, by name.

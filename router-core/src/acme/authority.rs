@@ -9,9 +9,10 @@ use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount,
     NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use router_model::hostname::Domain;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::folder::{Folder, on_disk};
 use super::http::AuthorityClient;
@@ -243,7 +244,8 @@ impl Authority {
                 });
             }
         }
-        let key = Zeroizing::new(order.finalize().await?);
+        let (key, request) = request(domain)?;
+        order.finalize_csr(&request).await?;
         let chain = order.poll_certificate(&POLLING).await?;
         drop(shown);
         Ok(Issued { chain, key })
@@ -287,6 +289,18 @@ impl Drop for Shown {
             tracing::warn!(%error, "a challenge that is over cannot be taken out of the ACME folder");
         }
     }
+}
+
+/// A fresh key (ECDSA P-256), PEM, and the signing request for it.
+fn request(domain: &Domain) -> Result<(Zeroizing<String>, Vec<u8>), Failure> {
+    let refused = |error: rcgen::Error| Failure::Domain(error.to_string());
+    let mut params = CertificateParams::new([domain.to_string()]).map_err(refused)?;
+    params.distinguished_name = DistinguishedName::new();
+    let mut key = KeyPair::generate().map_err(refused)?;
+    let request = params.serialize_request(&key).map_err(refused);
+    let text = Zeroizing::new(key.serialize_pem());
+    key.zeroize();
+    Ok((text, request?.der().to_vec()))
 }
 
 /// The authority's own words about a challenge that failed; an order only says that it is invalid.

@@ -1,12 +1,12 @@
 //! Who has which certificate, who should have one, and who is next. No files and no network: the runner brings both, and
 //! the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use foldhash::{HashMap, HashSet};
-use router_model::acme_schedule::{self, Budget, Failures, Lifetime, Need, Priority};
+use router_model::acme_schedule::{self, Budget, Failures, Lifetime, Need, Priority, Unprovable};
 use router_model::hostname::{self, Domain};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,8 @@ pub(super) struct Book {
     held: HashMap<Domain, Held>,
     /// Whether each is covered by a certificate from elsewhere.
     wanted: HashMap<Domain, bool>,
+    /// Domains without any certificate that cannot be ordered.
+    impossible: BTreeMap<Domain, Unprovable>,
     ledger: Ledger,
     ordering: Option<Domain>,
     /// Nothing is due before that, unless something changes.
@@ -85,8 +87,8 @@ impl Covered {
     }
 
     fn covers(&self, domain: &Domain) -> bool {
-        let wildcard = hostname::wildcard_key(domain.as_str());
-        self.0.contains(domain.as_str()) || wildcard.is_some_and(|key| self.0.contains(key))
+        let wildcard = hostname::wildcard_key(domain.key()).filter(|_| !domain.is_wildcard());
+        self.0.contains(domain.key()) || wildcard.is_some_and(|key| self.0.contains(key))
     }
 }
 
@@ -98,6 +100,7 @@ impl Book {
             retries,
             held: HashMap::default(),
             wanted: HashMap::default(),
+            impossible: BTreeMap::new(),
             ledger: Ledger::default(),
             ordering: None,
             quiet_until: 0,
@@ -114,6 +117,10 @@ impl Book {
     pub(super) fn set_ledger(&mut self, ledger: Ledger) {
         self.ledger = ledger;
         self.quiet_until = 0;
+    }
+
+    pub(super) fn orders_here(&self) -> bool {
+        self.orders_here
     }
 
     pub(super) fn set_orders_here(&mut self, orders_here: bool) {
@@ -175,11 +182,20 @@ impl Book {
         covered: &Covered,
         now: u64,
     ) {
-        let domains = domains.into_iter().map(|domain| {
+        self.wanted.clear();
+        self.impossible.clear();
+        for domain in domains {
             let is_covered = covered.covers(&domain);
-            (domain, is_covered)
-        });
-        self.wanted = domains.collect();
+            match acme_schedule::provable(&domain) {
+                Err(reason) if !is_covered && !self.held.contains_key(&domain) => {
+                    self.impossible.insert(domain, reason);
+                }
+                Err(_) => {}
+                Ok(()) => {
+                    self.wanted.insert(domain, is_covered);
+                }
+            }
+        }
         let wanted: HashSet<&str> = self.wanted.keys().map(Domain::as_str).collect();
         // A failure is remembered until its wait is over, so that leaving and coming back is no way around it.
         let failing = &mut self.ledger.failing;
@@ -315,11 +331,13 @@ impl Book {
     }
 
     pub(super) fn status(&self, now: u64) -> AcmeStatus {
-        let domains: BTreeSet<&Domain> = self.wanted.keys().chain(self.held.keys()).collect();
-        let domains: Vec<_> = domains
+        let domains: HashSet<&Domain> = self.wanted.keys().chain(self.held.keys()).collect();
+        let possible = domains
             .into_iter()
-            .map(|domain| self.domain_status(domain, now))
-            .collect();
+            .map(|domain| self.domain_status(domain, now));
+        let impossible = self.impossible.iter().map(impossible);
+        let mut domains: Vec<_> = possible.chain(impossible).collect();
+        domains.sort_by(|one, other| one.domain.cmp(&other.domain));
         AcmeStatus {
             directory: self.directory.clone(),
             orders_here: self.orders_here,
@@ -363,7 +381,10 @@ impl Book {
             DomainState::Valid => held.map(|held| held.renew_at),
             DomainState::Failing => failures.map(|failures| failures.next_try.max(earliest)),
             DomainState::Waiting | DomainState::Renewing => Some(earliest),
-            DomainState::Ordering | DomainState::Covered | DomainState::Retired => None,
+            DomainState::Ordering
+            | DomainState::Covered
+            | DomainState::Retired
+            | DomainState::Impossible => None,
         };
         let served = held.filter(|held| held.certificate.is_some());
         DomainStatus {
@@ -393,6 +414,17 @@ impl Book {
             Some(Need::First) => DomainState::Waiting,
             Some(Need::Urgent | Need::Renewal) => DomainState::Renewing,
         }
+    }
+}
+
+fn impossible((domain, reason): (&Domain, &Unprovable)) -> DomainStatus {
+    DomainStatus {
+        domain: domain.to_string(),
+        state: DomainState::Impossible,
+        not_after: None,
+        next_try: None,
+        failures: 0,
+        last_error: Some(format!("it {reason}")),
     }
 }
 

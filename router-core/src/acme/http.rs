@@ -43,14 +43,13 @@ struct Kept {
     since: Instant,
 }
 
-type Body = BodyWrapper<Bytes>;
+type Body = Full<Bytes>;
 
 /// Of one request, connecting included.
 const REQUEST: Duration = Duration::from_secs(30);
 /// A certificate chain has some thousand bytes.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// Servers close idle connections after several seconds or more; one that is closed while a request is on its way costs an
-/// order.
+/// Servers close idle connections after several seconds or more.
 const KEPT_FOR: Duration = Duration::from_secs(3);
 
 impl AuthorityClient {
@@ -76,7 +75,7 @@ impl AuthorityClient {
 impl HttpClient for AuthorityClient {
     fn request(
         &self,
-        request: Request<Body>,
+        request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
@@ -93,9 +92,14 @@ impl HttpClient for AuthorityClient {
 }
 
 impl Inner {
-    async fn exchange(&self, request: Request<Body>) -> Result<Response<Full<Bytes>>, Error> {
-        let uri = request.uri().clone();
-        let request = in_origin_form(request)?;
+    async fn exchange(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Result<Response<Full<Bytes>>, Error> {
+        let (head, body) = request.into_parts();
+        let uri = head.uri.clone();
+        let body = Full::new(body.collect().await?.to_bytes());
+        let request = in_origin_form(Request::from_parts(head, body))?;
         let (mut sender, response) = self.send(&uri, request).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST_ANSWER).collect().await?;
@@ -119,16 +123,12 @@ impl Inner {
         uri: &Uri,
         request: Request<Body>,
     ) -> Result<(SendRequest<Body>, Response<Incoming>), Error> {
-        let mut request = request;
-        if let Some(mut sender) = self.take_kept(uri) {
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((sender, response)),
-                // Not a byte of it was sent: the connection had been closed.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
-            }
+        // A kept connection can have been closed meanwhile. To ask again does nothing twice: every request that changes
+        // something has a nonce, which is good once (RFC 8555 §6.5).
+        if let Some(mut sender) = self.take_kept(uri)
+            && let Ok(response) = sender.send_request(request.clone()).await
+        {
+            return Ok((sender, response));
         }
         let mut sender = self.connect(uri).await?;
         let response = sender.send_request(request).await?;
@@ -216,6 +216,8 @@ impl std::error::Error for Unreachable {}
 
 #[cfg(test)]
 mod tests {
+    use router_testkit::{FakeDyno, TestCa};
+
     use super::*;
 
     #[test]
@@ -237,6 +239,91 @@ mod tests {
                 "{value:?}"
             );
         }
+    }
+
+    /// An authority's endpoint for the test to play, and a client that trusts it.
+    async fn endpoint() -> (FakeDyno, AuthorityClient) {
+        let ca = TestCa::new("root");
+        let dyno = FakeDyno::start_tls(&ca.certificate(&["127.0.0.1"])).await;
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der()).unwrap();
+        (
+            dyno,
+            AuthorityClient::new(roots, TaskTracker::new()).unwrap(),
+        )
+    }
+
+    async fn ask(client: &AuthorityClient, dyno: &FakeDyno) -> Result<String, String> {
+        let request = Request::get(format!("https://{}/dir", dyno.address()));
+        let response = client
+            .request(request.body(BodyWrapper::default()).unwrap())
+            .await;
+        let mut response = response.map_err(|error| error.to_string())?;
+        let body = response.body.into_bytes().await.unwrap();
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_and_one_that_was_closed_is_made_anew() {
+        let (dyno, client) = endpoint().await;
+        let (answer, mut conn) = tokio::join!(ask(&client, &dyno), async {
+            let mut conn = dyno.accept().await;
+            let head = conn.read_head().await;
+            assert_eq!(head.header("host"), Some(&*dyno.address().to_string()));
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+                .await;
+            conn
+        });
+        assert_eq!(answer.as_deref(), Ok("1"));
+        let (answer, ()) = tokio::join!(ask(&client, &dyno), async {
+            conn.read_head().await;
+            conn.write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2")
+                .await;
+        });
+        assert_eq!(answer.as_deref(), Ok("2"));
+        conn.close().await;
+        let (answer, _) = tokio::join!(ask(&client, &dyno), async {
+            let mut conn = dyno.accept().await;
+            conn.read_head().await;
+            let refusal = "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 1\r\n\r\n3";
+            conn.write(refusal).await;
+            conn
+        });
+        assert_eq!(answer.as_deref(), Ok("3"));
+        assert_eq!(client.take_asked(), Some(Duration::from_secs(7)));
+        assert_eq!(client.take_asked(), None);
+    }
+
+    #[tokio::test]
+    async fn answers_are_bounded_and_errors_name_the_authority() {
+        let (dyno, client) = endpoint().await;
+        let (answer, _) = tokio::join!(ask(&client, &dyno), async {
+            let mut conn = dyno.accept().await;
+            conn.read_head().await;
+            let length = LONGEST_ANSWER + 1;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            conn.write(head + &"x".repeat(length)).await;
+            conn
+        });
+        let error = answer.unwrap_err();
+        assert!(
+            error.contains("127.0.0.1") && error.contains("limit"),
+            "{error}"
+        );
+        let (stranger, _) = endpoint().await;
+        let (answer, _) = tokio::join!(ask(&client, &stranger), stranger.try_accept());
+        let error = answer.unwrap_err();
+        assert!(
+            error.contains("127.0.0.1") && error.contains("certificate"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authority_that_says_nothing_is_given_up() {
+        let (dyno, client) = endpoint().await;
+        let (answer, _) = tokio::join!(ask(&client, &dyno), dyno.accept());
+        assert!(answer.unwrap_err().contains("no answer within 30 s"));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use router_model::acme_schedule;
 use router_model::hostname::Domain;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +25,18 @@ use crate::tls::{Certificate, Challenges, Origin};
 #[derive(Debug)]
 pub struct AcmeHandle {
     book: Arc<Mutex<Book>>,
+    loaded: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl AcmeHandle {
+    /// Waits until the certificates of the folder are in force, or it has turned out that they cannot be had now. Who
+    /// opens https listeners after this fails no handshake at a restart.
+    pub async fn loaded(&self) {
+        self.loaded.cancelled().await;
+    }
+
     /// How it stands, domain by domain.
     pub fn status(&self) -> AcmeStatus {
         lock(&self.book).status(book::unix(clock::wall()))
@@ -58,7 +64,8 @@ pub fn start(router: &Router, settings: AcmeSettings) -> Result<AcmeHandle, Acme
     if let Some(wrong) = settings.check().into_iter().next() {
         return Err(wrong);
     }
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (loaded, stop) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
     let client = AuthorityClient::new(settings.roots()?, tasks.clone())
         .map_err(|error| AcmeSettingsError::Tls(error.to_string()))?;
     let book = Book::new(&settings.directory, settings.per_hour, settings.retries);
@@ -71,13 +78,21 @@ pub fn start(router: &Router, settings: AcmeSettings) -> Result<AcmeHandle, Acme
         book: Arc::clone(&book),
         seen: None,
         unsaved: Vec::new(),
+        loaded: loaded.clone(),
         stop: stop.clone(),
     };
+    let ended = loaded.clone().drop_guard();
     tasks::spawn(&tasks, async move {
         let Stopped = runner.run().await;
+        drop(ended);
     });
     tasks.close();
-    Ok(AcmeHandle { book, stop, tasks })
+    Ok(AcmeHandle {
+        book,
+        loaded,
+        stop,
+        tasks,
+    })
 }
 
 struct Runner {
@@ -90,6 +105,8 @@ struct Runner {
     seen: Option<(u64, Instant)>,
     /// What is served, but could not be saved yet.
     unsaved: Vec<(Domain, Arc<Issued>)>,
+    /// Cancelled once the folder has been read, or could not be.
+    loaded: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -129,6 +146,7 @@ impl Runner {
         let _lead = self.wait_for_the_lead(&folder, tick).await?;
         loop {
             let taken_over = self.take_over(&folder).await;
+            self.loaded.cancel();
             if self.usable(taken_over).is_some() {
                 break;
             }
@@ -164,6 +182,7 @@ impl Runner {
             if let Some(folder) = self.usable(opened.await) {
                 return Ok(folder);
             }
+            self.loaded.cancel();
         }
     }
 
@@ -181,6 +200,7 @@ impl Runner {
                 return Ok(lead);
             }
             let done = self.follow(folder, &mut followed).await;
+            self.loaded.cancel();
             self.usable(done);
             self.wait(tick).await?;
         }
@@ -283,9 +303,7 @@ impl Runner {
         let looked = on_disk(move || {
             let now = clock::wall();
             if on_demand {
-                let mut domains = router.table().exact_domains();
-                domains.retain(|domain| acme_schedule::provable(domain).is_ok());
-                wanted.append(&mut domains);
+                wanted.append(&mut router.table().domains());
             }
             let covered = covered(&router, now);
             let mut book = lock(&book);
@@ -302,6 +320,12 @@ impl Runner {
             router
                 .certificates()
                 .replace(Origin::Acme, book.certificates());
+            // Files are the business of the router that orders.
+            let ended = if book.orders_here() {
+                ended
+            } else {
+                Vec::new()
+            };
             drop(book);
             ended
                 .iter()

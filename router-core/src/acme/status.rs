@@ -60,4 +60,6 @@ pub enum DomainState {
     Covered,
     /// Is not ordered any more; its certificate is served until it ends.
     Retired,
+    /// Has no certificate from anywhere and cannot be ordered; `last_error` says why.
+    Impossible,
 }

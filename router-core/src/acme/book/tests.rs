@@ -262,6 +262,26 @@ fn what_others_cover_is_not_ordered_until_they_end() {
 }
 
 #[test]
+fn what_cannot_be_ordered_is_listed_unless_somebody_covers_it() {
+    let mut book = book(10, &["*.a.test", "b_c.test", "*.d.test", "e_f.d.test"]);
+    assert_eq!(book.next(now()), None);
+    let listed = |book: &Book| -> Vec<String> {
+        let domains = book.status(now()).domains.into_iter();
+        let impossible = domains.filter(|status| status.state == DomainState::Impossible);
+        impossible.map(|status| status.domain).collect()
+    };
+    assert_eq!(
+        listed(&book),
+        ["*.a.test", "*.d.test", "b_c.test", "e_f.d.test"]
+    );
+    let elsewhere = [certificate(&["*.d.test", "a.test"], -1..10)];
+    let covered = Covered::by(elsewhere, crate::clock::wall());
+    let names = ["*.a.test", "b_c.test", "*.d.test", "e_f.d.test", "*.test"];
+    book.want(names.map(domain), &covered, now());
+    assert_eq!(listed(&book), ["*.a.test", "*.test", "b_c.test"]);
+}
+
+#[test]
 fn what_nobody_wants_any_more_is_served_to_its_end() {
     let mut book = book(10, &["gone.test", "kept.test"]);
     let now = now();
