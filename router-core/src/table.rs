@@ -1,7 +1,8 @@
 //! The route table: domains and apps to routes. DashMaps written by the feed and read by the workers; a lookup gives an
 //! `Arc` and never a guard. One app changes in one atomic swap, and nothing but an applied snapshot changes anything.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +12,13 @@ use dashmap::DashMap;
 use router_model::app::App;
 use router_model::diff::{self, Plan, Refusal, TableView};
 use router_model::hostname::{Domain, wildcard_key};
+use router_model::settings::Verify;
 use router_model::snapshot::{Rejection, Snapshot};
 use tokio::sync::Notify;
 
 use crate::clock::{self, Instant};
+use crate::dyno::Dyno;
+use crate::dyno_conn::{Authorities, DynoTls, Terms};
 use crate::pool::Pool;
 
 /// Which app answers for which domain.
@@ -47,6 +51,50 @@ pub(crate) struct Route {
     pub(crate) app: Arc<App>,
     pub(crate) state: Arc<AppState>,
     pub(crate) pool: Pool,
+    /// There if the app's settings have it.
+    pub(crate) dyno_tls: Option<DynoTls>,
+}
+
+impl Route {
+    /// The next version of an app.
+    fn new(
+        app: &Arc<App>,
+        old: Option<&Self>,
+        authorities: &mut Authorities,
+        epoch: Instant,
+    ) -> Self {
+        let pool = Pool::new(app, old.map(|old| &old.pool), epoch);
+        let dyno_tls = app.settings.dyno_tls.as_ref().and_then(|settings| {
+            let authority = authorities.of(&settings.verify).ok()?;
+            let previous = old.and_then(|old| old.dyno_tls.as_ref());
+            Some(DynoTls::new(app, settings, authority, &pool, previous))
+        });
+        Self {
+            app: Arc::clone(app),
+            state: old.map_or_else(Arc::default, |old| Arc::clone(&old.state)),
+            pool,
+            dyno_tls,
+        }
+    }
+
+    /// On which terms connections to a dyno of this version are opened. `None` if that cannot be said: never in the
+    /// clear by mistake.
+    pub(crate) fn terms(&self, dyno: &Dyno) -> Option<Terms> {
+        match (&self.app.settings.dyno_tls, &self.dyno_tls) {
+            (None, _) => Some(Terms::CLEAR),
+            (Some(_), Some(dyno_tls)) => dyno_tls.terms(dyno),
+            (Some(_), None) => None,
+        }
+    }
+
+    /// Whether the app's dynos would have to be certified by others than before.
+    fn needs_other_authority(&self, authorities: &mut Authorities) -> bool {
+        let (Some(settings), Some(dyno_tls)) = (&self.app.settings.dyno_tls, &self.dyno_tls) else {
+            return false;
+        };
+        let read = authorities.of(&settings.verify);
+        read.is_ok_and(|authority| !dyno_tls.trusts_the_same(&authority))
+    }
 }
 
 /// What outlives the versions of an app.
@@ -122,15 +170,18 @@ impl RouteTable {
         first: impl FnOnce(),
     ) -> Result<Applied, Refusal> {
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = diff::plan(self, snapshot);
+        let mut authorities = Authorities::new();
+        let snapshot = &*certified(snapshot, &mut authorities);
+        let mut plan = diff::plan(self, snapshot);
         diff::guard(&plan, snapshot)?;
         first();
+        self.plan_new_authorities(&mut plan, snapshot, &mut authorities);
         let applied = Applied {
             changed: plan.upsert.len(),
             removed: plan.remove.len(),
             rejected: plan.rejected.clone(),
         };
-        let retired = self.carry_out(&plan);
+        let retired = self.carry_out(&plan, &mut authorities);
         // A document of rejected apps only is no set of routes yet: hosts get 503, not 404.
         if snapshot.allow_shrink || !self.apps.is_empty() {
             self.loaded.store(true, Ordering::Release);
@@ -143,6 +194,42 @@ impl RouteTable {
             old.state.changed.notify_waiters();
         }
         Ok(applied)
+    }
+
+    /// Whether an app names a file of a certificate authority for its dynos.
+    pub(crate) fn has_authority_files(&self) -> bool {
+        let names_a_file = |route: &Route| {
+            let settings = route.app.settings.dyno_tls.as_ref();
+            settings.is_some_and(|settings| matches!(settings.verify, Verify::File(_)))
+        };
+        self.apps
+            .iter()
+            .any(|entry| names_a_file(&entry.route.load()))
+    }
+
+    /// Reads those files again; what cannot be read stays as it is. Returns how many apps were changed.
+    pub(crate) fn look_at_authority_files(&self) -> usize {
+        let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut authorities = Authorities::new();
+        let mut changed = 0;
+        for old in self.routes() {
+            if old.needs_other_authority(&mut authorities) {
+                self.put(&Arc::new(Route::new(
+                    &old.app,
+                    Some(&old),
+                    &mut authorities,
+                    self.epoch,
+                )));
+                changed += 1;
+            }
+        }
+        for reason in authorities.unreadable() {
+            tracing::warn!(%reason, "a certificate authority of dynos stays as it was");
+        }
+        if changed > 0 {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        changed
     }
 
     /// Whether any snapshot has been applied.
@@ -200,19 +287,15 @@ impl RouteTable {
 
     /// Makes the changes; gives each replaced route and its successor. Routes go in before domains point to them and
     /// out after.
-    fn carry_out(&self, plan: &Plan) -> Vec<(Arc<Route>, Option<Arc<Route>>)> {
+    fn carry_out(
+        &self,
+        plan: &Plan,
+        authorities: &mut Authorities,
+    ) -> Vec<(Arc<Route>, Option<Arc<Route>>)> {
         let mut replaced = Vec::new();
         for app in &plan.upsert {
             let old = self.app(&app.name);
-            let state = old
-                .as_ref()
-                .map_or_else(Default::default, |route| Arc::clone(&route.state));
-            let pool = Pool::new(app, old.as_ref().map(|route| &route.pool), self.epoch);
-            let route = Arc::new(Route {
-                app: Arc::clone(app),
-                state,
-                pool,
-            });
+            let route = Arc::new(Route::new(app, old.as_deref(), authorities, self.epoch));
             let entry = self.put(&route);
             for domain in &app.domains {
                 self.domains
@@ -231,6 +314,32 @@ impl RouteTable {
             }
         }
         replaced
+    }
+
+    /// An app whose authority is another one by now changes, although the document says the same of it.
+    fn plan_new_authorities(
+        &self,
+        plan: &mut Plan,
+        snapshot: &Snapshot,
+        authorities: &mut Authorities,
+    ) {
+        let planned: HashSet<_> = plan
+            .upsert
+            .iter()
+            .map(|app| Arc::clone(&app.name))
+            .collect();
+        for app in snapshot
+            .apps
+            .iter()
+            .filter(|app| app.settings.dyno_tls.is_some())
+        {
+            if let Some(route) = self.app(&app.name)
+                && !planned.contains(&app.name)
+                && route.needs_other_authority(authorities)
+            {
+                plan.upsert.push(Arc::clone(&route.app));
+            }
+        }
     }
 
     fn put(&self, route: &Arc<Route>) -> Arc<Entry> {
@@ -259,6 +368,36 @@ impl RouteTable {
             });
         }
     }
+}
+
+/// The snapshot with those apps rejected whose dynos nobody could certify. Decided before anything is planned: a rejected
+/// app keeps its domains.
+fn certified<'s>(snapshot: &'s Snapshot, authorities: &mut Authorities) -> Cow<'s, Snapshot> {
+    let mut reason = |app: &App| {
+        let settings = app.settings.dyno_tls.as_ref()?;
+        let reason = authorities.of(&settings.verify).err()?;
+        Some(format!("dyno_tls.verify: {reason}"))
+    };
+    let rejected: Vec<_> = snapshot
+        .apps
+        .iter()
+        .filter_map(|app| {
+            let app_name = app.name.to_string();
+            reason(app).map(|reason| Rejection {
+                app: app_name,
+                reason,
+            })
+        })
+        .collect();
+    if rejected.is_empty() {
+        return Cow::Borrowed(snapshot);
+    }
+    let names: HashSet<_> = rejected.iter().map(|rejection| &*rejection.app).collect();
+    let mut good = snapshot.clone();
+    good.apps.retain(|app| !names.contains(&*app.name));
+    drop(names);
+    good.rejected.extend(rejected);
+    Cow::Owned(good)
 }
 
 impl TableView for RouteTable {
@@ -309,176 +448,4 @@ impl Drop for AppPermit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot(revision: u64, apps: serde_json::Value, allow_shrink: bool) -> Snapshot {
-        let document = serde_json::json!({"format": 1, "revision": revision, "allow_shrink": allow_shrink, "apps": apps});
-        router_model::snapshot::parse(document.to_string().as_bytes()).unwrap()
-    }
-
-    fn app(name: &str, domains: &[&str]) -> serde_json::Value {
-        serde_json::json!({"name": name, "domains": domains, "dynos": [{"name": "web.1", "address": "127.0.0.1:5001", "state": "up"}]})
-    }
-
-    fn names(table: &RouteTable, hosts: &[&str]) -> Vec<Option<String>> {
-        hosts
-            .iter()
-            .map(|host| table.lookup(host).map(|route| route.app.name.to_string()))
-            .collect()
-    }
-
-    #[test]
-    fn exact_beats_wildcard_and_a_wildcard_is_one_label() {
-        let table = RouteTable::new();
-        table
-            .apply(&snapshot(
-                1,
-                serde_json::json!([
-                    app("wild", &["*.shop.test"]),
-                    app("exact", &["a.shop.test"])
-                ]),
-                false,
-            ))
-            .unwrap();
-        assert_eq!(
-            names(
-                &table,
-                &[
-                    "a.shop.test",
-                    "b.shop.test",
-                    "a.b.shop.test",
-                    "shop.test",
-                    "*.shop.test",
-                    ""
-                ]
-            ),
-            [
-                Some("exact".into()),
-                Some("wild".into()),
-                None,
-                None,
-                Some("wild".into()),
-                None
-            ]
-        );
-        assert_eq!(
-            table.matching_domain("b.shop.test").as_deref(),
-            Some("*.shop.test")
-        );
-    }
-
-    #[test]
-    fn domains_move_and_go_with_their_apps() {
-        let table = RouteTable::new();
-        table
-            .apply(&snapshot(
-                1,
-                serde_json::json!([
-                    app("a", &["one.test", "two.test"]),
-                    app("b", &["three.test"])
-                ]),
-                false,
-            ))
-            .unwrap();
-        let before = table.app("b").unwrap();
-        let applied = table
-            .apply(&snapshot(
-                2,
-                serde_json::json!([
-                    app("a", &["one.test"]),
-                    app("b", &["three.test"]),
-                    app("c", &["two.test"])
-                ]),
-                false,
-            ))
-            .unwrap();
-        assert_eq!(
-            (applied.changed, applied.removed, applied.rejected),
-            (2, 0, vec![])
-        );
-        assert_eq!(
-            names(&table, &["one.test", "two.test", "three.test"]),
-            [Some("a".into()), Some("c".into()), Some("b".into())]
-        );
-        assert!(
-            Arc::ptr_eq(&before, &table.app("b").unwrap()),
-            "an equal app is not touched"
-        );
-        assert_eq!(table.domain_count(), 3);
-        table
-            .apply(&snapshot(
-                3,
-                serde_json::json!([app("c", &["two.test"])]),
-                true,
-            ))
-            .unwrap();
-        assert_eq!((table.app_count(), table.domain_count()), (1, 1));
-        assert_eq!(
-            names(&table, &["one.test", "two.test"]),
-            [None, Some("c".into())]
-        );
-    }
-
-    #[test]
-    fn a_refused_snapshot_changes_nothing() {
-        let table = RouteTable::new();
-        assert!(!table.is_loaded());
-        table
-            .apply(&snapshot(
-                1,
-                serde_json::json!([app("a", &["one.test"]), app("b", &["two.test"])]),
-                false,
-            ))
-            .unwrap();
-        let generation = table.generation();
-        assert!(
-            table
-                .apply(&snapshot(
-                    2,
-                    serde_json::json!([app("a", &["one.test"])]),
-                    false
-                ))
-                .is_err()
-        );
-        assert!(
-            table
-                .apply(&snapshot(3, serde_json::json!([]), false))
-                .is_err()
-        );
-        assert_eq!((table.app_count(), table.generation()), (2, generation));
-        assert!(
-            table
-                .apply(&snapshot(4, serde_json::json!([]), true))
-                .is_ok()
-        );
-        assert!(table.is_loaded());
-    }
-
-    #[test]
-    fn the_in_flight_count_survives_a_new_version_and_returns_to_zero() {
-        let table = RouteTable::new();
-        table
-            .apply(&snapshot(
-                1,
-                serde_json::json!([app("a", &["one.test"])]),
-                false,
-            ))
-            .unwrap();
-        let first = AppPermit::acquire(&table.app("a").unwrap().state, 2);
-        table
-            .apply(&snapshot(
-                2,
-                serde_json::json!([app("a", &["one.test", "two.test"])]),
-                false,
-            ))
-            .unwrap();
-        let state = Arc::clone(&table.app("a").unwrap().state);
-        let second = AppPermit::acquire(&state, 2);
-        assert!(first.is_some() && second.is_some());
-        assert!(AppPermit::acquire(&state, 2).is_none());
-        assert_eq!(state.in_flight(), 2);
-        drop((first, second));
-        assert_eq!(state.in_flight(), 0);
-    }
-}
+mod tests;

@@ -1,20 +1,20 @@
 //! Opens a connection to a dyno within its deadline, and says as a fact why that failed.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use router_model::failure::Failure;
 use tokio::net::TcpStream;
 
+use crate::clock::Instant;
 use crate::socket;
 
 /// Connects to `address`.
 ///
 /// # Errors
-/// [`Failure::ConnectTimeout`] (H19) when nothing came of it within `limit`, [`Failure::Platform`] (H99) when this
+/// [`Failure::ConnectTimeout`] (H19) when nothing came of it until `deadline`, [`Failure::Platform`] (H99) when this
 /// machine is out of something, and [`Failure::ConnectRefused`] (H21) for any other reason.
-pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
-    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+pub(crate) async fn dial(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Failure> {
+    match tokio::time::timeout_at(deadline, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             socket::tune(&stream);
             Ok(stream)

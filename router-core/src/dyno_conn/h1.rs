@@ -8,13 +8,14 @@ use router_model::h1::chunked::BadChunk;
 use router_model::h1::{BodyDecoder, HeadLimits, HeadParser, ResponseHead};
 use router_model::response;
 
-use super::DynoStream;
+use super::{DynoStream, Terms};
 use crate::clock::Instant;
 use crate::queue::{BodySink, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump};
 
 /// A connection that carries one request after the other.
 #[derive(Debug)]
 pub(crate) struct H1Conn {
+    pub(super) terms: Terms,
     pub(super) stream: DynoStream,
     /// Bytes read and not yet understood.
     pub(super) buffer: BytesMut,
@@ -32,8 +33,9 @@ pub(crate) struct H1Conn {
 const FIRST_READ: usize = 16 * 1024;
 
 impl H1Conn {
-    pub(crate) fn new(stream: DynoStream, limits: HeadLimits, now: Instant) -> Self {
+    pub(crate) fn new(stream: DynoStream, terms: Terms, limits: HeadLimits, now: Instant) -> Self {
         Self {
+            terms,
             stream,
             buffer: BytesMut::new(),
             out: OutQueue::default(),

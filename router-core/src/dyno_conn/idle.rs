@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::H1Conn;
+use super::{H1Conn, Terms};
 use crate::clock::Instant;
 use crate::dyno::Dyno;
 
@@ -18,20 +18,29 @@ pub(crate) struct IdleConns {
 #[derive(Debug)]
 struct OfDyno {
     dyno: Arc<Dyno>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection goes from hand to hand without being copied"
+    )]
     conns: Vec<Box<H1Conn>>,
 }
 
 impl IdleConns {
-    /// A usable connection to `dyno`. With `max_idle`, for a request that cannot be sent again, one that has been idle
+    /// A usable connection to `dyno` that was opened on these terms. With `max_idle`, for a request that cannot be sent again, one that has been idle
     /// for longer is left alone, and the system is asked whether it still stands.
     pub(crate) fn take(
         &mut self,
         dyno: &Dyno,
+        terms: Terms,
         max_idle: Option<Duration>,
         now: Instant,
     ) -> Option<Box<H1Conn>> {
         let kept = self.by_dyno.get_mut(&dyno.id())?;
         while let Some(conn) = kept.conns.pop() {
+            if conn.terms != terms {
+                self.count -= 1;
+                continue;
+            }
             let too_old =
                 max_idle.is_some_and(|max| now.saturating_duration_since(conn.idle_since) > max);
             if too_old {

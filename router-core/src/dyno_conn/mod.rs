@@ -2,12 +2,14 @@
 //! connection is used only while nothing has come in on it, for a dyno that closed it or sent bytes nobody asked for is
 //! not to be trusted with a request.
 
+mod authorities;
 mod dial;
 mod h1;
 mod h2;
 mod h2_exchange;
 mod idle;
 mod stream;
+mod tls;
 
 use std::task::{Context, Poll, ready};
 
@@ -18,11 +20,13 @@ use router_model::forward::{self, RequestFields};
 use router_model::h1::chunked::ChunkLimits;
 use router_model::h1::{BodyDecoder, Framing, RequestHead, ResponseHead};
 
+pub(crate) use authorities::Authorities;
 pub(crate) use dial::dial;
 pub(crate) use h1::H1Conn;
 pub(crate) use h2_exchange::H2Exchange;
 pub(crate) use idle::IdleConns;
 pub(crate) use stream::DynoStream;
+pub(crate) use tls::{DynoTls, Terms};
 
 use crate::queue::{BodySink, OutQueue, Pumped};
 

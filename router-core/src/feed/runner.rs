@@ -121,7 +121,7 @@ async fn run(mut runner: Runner, mut feed: impl Feed, look: Arc<Notify>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let asked = clock::now();
-        let files = runner.certificates.have_files();
+        let files = runner.has_files();
         let next = tokio::select! {
             // Cancel-safe, all: dropping what waits for a document loses none, and a call to look stays one.
             next = feed.next() => next.map(Some),
@@ -205,8 +205,20 @@ impl Runner {
         in_force.is_some_and(|in_force| in_force.as_ref() == digest.as_ref())
     }
 
-    /// A certificate may be renewed in its files while the document stays as it is.
+    /// Whether the document names files.
+    fn has_files(&self) -> bool {
+        self.certificates.have_files() || self.router.table().has_authority_files()
+    }
+
+    /// A certificate may be renewed in its files while the document stays as it is, and so may an authority of dynos.
     fn look_at_files(&mut self) {
+        let changed = self.router.table().look_at_authority_files();
+        if changed > 0 {
+            tracing::info!(
+                apps = changed,
+                "certificate authorities of dynos have changed"
+            );
+        }
         if self.certificates.look_at_files() {
             tracing::info!("certificate files of the route document have changed");
             self.tell_of_certificates();

@@ -16,7 +16,8 @@ use router_model::{affinity, retry, verdict};
 use super::check_app;
 use crate::client::{self, Client};
 use crate::clock::{self, Instant};
-use crate::dyno_conn::{DynoConn, DynoStream, H1Conn, dial};
+use crate::dyno::Dyno;
+use crate::dyno_conn::{DynoConn, DynoStream, H1Conn, Terms, dial};
 use crate::exchange::Exchange;
 use crate::observe::Event;
 use crate::pool::{Checkout, Lease, Pool};
@@ -150,7 +151,7 @@ pub(super) async fn connect<C: Client>(
         let kept = if search.died_on.is_some() {
             None
         } else {
-            take_kept(worker, &exchange.route.app, head, admitted, &lease)
+            take_kept(worker, &exchange.route, head, admitted, &lease)
         };
         let opened = match kept {
             Some(conn) => {
@@ -262,12 +263,12 @@ pub(super) fn refresh(
 /// A kept connection, if the app allows it. A request that cannot be sent again gets a young one only.
 fn take_kept(
     worker: &Worker,
-    app: &App,
+    route: &LocalRoute,
     head: &RequestHead,
     admitted: &Admitted<'_>,
     lease: &Lease,
 ) -> Option<DynoConn> {
-    if !app.settings.dyno_keepalive {
+    if !route.app.settings.dyno_keepalive {
         return None;
     }
     let resendable =
@@ -279,7 +280,12 @@ fn take_kept(
     };
     worker
         .idle()
-        .take(lease.dyno(), max_idle, clock::now())
+        .take(
+            lease.dyno(),
+            route.terms(lease.dyno())?,
+            max_idle,
+            clock::now(),
+        )
         .map(DynoConn::H1)
 }
 
@@ -297,19 +303,34 @@ async fn open<C: Client>(
         .connect
         .min(deadline.saturating_duration_since(started));
     worker.event(Event::ConnectAttempt);
-    let dialled = tokio::select! {
+    let opened = tokio::select! {
         biased;
-        dialled = dial(lease.dyno().address(), limit) => dialled,
+        opened = open_stream(&exchange.route, lease.dyno(), started + limit) => opened,
         failure = client::gone(client, worker.shared.limits.request_buffer) => return Err(failure),
     };
     let now = clock::now();
     let took = now.saturating_duration_since(started);
     exchange.connect = Some(took);
-    let stream = dialled?;
+    let (stream, terms) = opened?;
     worker.event(Event::Connected(took));
     let limits = HeadLimits::response(&worker.shared.limits);
-    let conn = H1Conn::new(DynoStream::Tcp(stream), limits, now);
+    let conn = H1Conn::new(stream, terms, limits, now);
     Ok(DynoConn::H1(Box::new(conn)))
+}
+
+/// A new connection to a dyno, on the terms of its app.
+async fn open_stream(
+    route: &LocalRoute,
+    dyno: &Dyno,
+    deadline: Instant,
+) -> Result<(DynoStream, Terms), Failure> {
+    let terms = route.terms(dyno).ok_or(Failure::Platform)?;
+    let stream = dial(dyno.address(), deadline).await?;
+    let stream = match &route.dyno_tls {
+        Some(tls) => DynoStream::Tls(tls.handshake(dyno, stream, false, deadline).await?),
+        None => DynoStream::Tcp(stream),
+    };
+    Ok((stream, terms))
 }
 
 /// The cookie that the client needs when the dyno is not the one that its cookie names (spec §4.3).

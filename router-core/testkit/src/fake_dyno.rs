@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use tokio::net::TcpListener;
 
 use crate::DEADLINE;
@@ -109,6 +110,12 @@ impl DynoConn {
     /// The name that the router asked for in its TLS handshake.
     pub fn sni(&self) -> Option<&str> {
         self.wire.io().sni()
+    }
+
+    /// Whether the router resumed an earlier TLS session.
+    pub fn is_resumed(&self) -> bool {
+        let session = self.wire.io().tls().expect("TLS");
+        session.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// The next request head.
