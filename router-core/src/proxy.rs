@@ -500,7 +500,12 @@ async fn answer_failure<C: Client>(
     // The line says what the client got, so it waits for the last byte.
     match client::flush(client, worker.shared.timeouts.idle).await {
         Ok(()) => after(keep_alive, upload, client),
-        Err(_) => After::Drop,
+        Err(_) => {
+            exchange.bytes = exchange
+                .bytes
+                .saturating_sub(client.unsent_content() as u64);
+            After::Drop
+        }
     }
 }
 

@@ -8,12 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
+use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use router_model::h1::HeadLimits;
 use router_model::h2 as messages;
 use router_model::h2::websocket;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::connection::enter;
@@ -56,7 +57,7 @@ where
     };
     let activity = Arc::new(Activity::new(clock::now()));
     let mut idle_at = clock::now() + timeouts.client_idle;
-    let mut ending = false;
+    let mut end = End::NotYet;
     loop {
         tokio::select! {
             // Cancel-safe: the connection keeps what it has read, and the others hold nothing.
@@ -77,25 +78,46 @@ where
                 }
                 None => return,
             },
-            () = worker.drain.cancelled(), if !ending => ending = shut(&mut connection),
-            () = tokio::time::sleep_until(idle_at), if !ending => match activity.idle_since() {
-                Some(since) if since + timeouts.client_idle <= clock::now() => {
-                    ending = shut(&mut connection);
-                }
+            () = worker.drain.cancelled(), if end == End::NotYet => {
+                // Streams that are open finish, new ones go elsewhere (RFC 9113 §6.8).
+                connection.graceful_shutdown();
+                end = End::Announced;
+            }
+            // An announced end waits for the client's PING too; that is not worth waiting for alone.
+            () = activity.idle(), if end == End::Announced => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                end = End::By(clock::now() + LAST_WORD);
+            }
+            () = tokio::time::sleep_until(idle_at), if end == End::NotYet => match activity.idle_since() {
+                Some(since) if since + timeouts.client_idle <= clock::now() => end = End::Announced,
                 Some(since) => idle_at = since + timeouts.client_idle,
                 None => idle_at = clock::now() + timeouts.client_idle,
             },
+            () = end.passed() => return,
         }
     }
 }
 
-/// Announces the end: streams that are open finish, new ones go elsewhere (RFC 9113 §6.8).
-fn shut<IO>(connection: &mut Connection<IO, Bytes>) -> bool
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    connection.graceful_shutdown();
-    true
+/// How far a connection's end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// No new streams; it ends when none is open.
+    Announced,
+    /// The last GOAWAY is on its way, for as long as this.
+    By(Instant),
+}
+
+/// How long a client has to take the last GOAWAY.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+impl End {
+    async fn passed(self) {
+        match self {
+            Self::By(deadline) => tokio::time::sleep_until(deadline).await,
+            Self::NotYet | Self::Announced => std::future::pending().await,
+        }
+    }
 }
 
 fn options(worker: &Worker) -> h2::server::Builder {
@@ -103,6 +125,9 @@ fn options(worker: &Worker) -> h2::server::Builder {
     const SEND_BUFFER: usize = 64 * 1024;
     /// Frames of the smallest size allowed: a large one of one stream would hold up all others.
     const FRAME: u32 = 16 * 1024;
+    /// What the small DATA frames that wait to be read may cost, each counted as 256 bytes: a burst of gRPC messages is no
+    /// attack.
+    const SMALL_FRAMES: usize = 8 * 1024 * 1024;
     let limits = &worker.shared.limits.http2;
     let resets = limits.resets as usize;
     let mut options = h2::server::Builder::new();
@@ -113,6 +138,7 @@ fn options(worker: &Worker) -> h2::server::Builder {
         .initial_connection_window_size(limits.connection_window)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SMALL_FRAMES)
         // Streams that the client reset before they were looked at, and those that we had to reset.
         .max_pending_accept_reset_streams(resets)
         .max_local_error_reset_streams(Some(resets))
@@ -124,6 +150,7 @@ fn options(worker: &Worker) -> h2::server::Builder {
 struct Activity {
     open: AtomicUsize,
     last_end: Mutex<Instant>,
+    ended: Notify,
 }
 
 impl Activity {
@@ -131,6 +158,18 @@ impl Activity {
         Self {
             open: AtomicUsize::new(0),
             last_end: Mutex::new(now),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Waits until no stream is open.
+    async fn idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
         }
     }
 
@@ -159,6 +198,7 @@ impl Drop for Open {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = clock::now();
         self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
     }
 }
 
@@ -170,9 +210,11 @@ async fn serve_stream(
 ) {
     let _counted = Counted::new(&worker.gauges.h2_streams);
     tokio::select! {
+        // A cut ends the connection too, and an exchange that saw that first would blame the client.
+        biased;
         // Dropping the stream is the point of a cut: its exchange then logs H24.
-        () = serve_request(worker, peer, request, respond) => {}
         () = worker.cut.cancelled() => {}
+        () = serve_request(worker, peer, request, respond) => {}
     }
 }
 
@@ -207,7 +249,13 @@ async fn serve_request(
                 linger(&mut client).await;
             }
         }
-        After::KeepAlive | After::Close | After::Linger => client.reset(Reason::INTERNAL_ERROR),
+        After::KeepAlive | After::Close | After::Linger => {
+            // A reset throws away what the library has not written yet; the connection's own task gets its turn first.
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            client.reset(Reason::INTERNAL_ERROR);
+        }
         After::Abort | After::Drop => client.reset(Reason::CANCEL),
     }
 }
