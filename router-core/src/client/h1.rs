@@ -164,6 +164,10 @@ impl<IO: Transport> Client for H1Client<IO> {
         self.buffer.len() >= most
     }
 
+    fn reads_after_its_end(&self) -> bool {
+        false
+    }
+
     fn is_read_closed(&self) -> bool {
         self.io.is_read_closed()
     }

@@ -144,6 +144,10 @@ impl Client for H2Client {
         false
     }
 
+    fn reads_after_its_end(&self) -> bool {
+        true
+    }
+
     fn is_read_closed(&self) -> bool {
         false
     }

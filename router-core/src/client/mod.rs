@@ -74,6 +74,10 @@ pub(crate) trait Client: Send {
     /// Whether `most` bytes wait to be understood, so that none is read behind which an end could show.
     fn is_full(&self, most: usize) -> bool;
 
+    /// Whether a client that has ended its sending side of a tunnel goes on reading. Over HTTP/2 browsers end their side
+    /// together with a WebSocket's Close frame, and wait for the answer to it.
+    fn reads_after_its_end(&self) -> bool;
+
     /// Whether its side of the connection has ended, seen past bytes that nobody reads.
     fn is_read_closed(&self) -> bool;
 

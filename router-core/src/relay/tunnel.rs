@@ -31,12 +31,15 @@ struct Tunnel<'t, 'x, C> {
     exchange: &'t mut Exchange<'x>,
     idle: Duration,
     last_byte: Instant,
-    client_ended: bool,
+    /// When the client ended its side.
+    client_ended: Option<Instant>,
     dyno_ended: bool,
 }
 
 /// Bytes that wait for one side before the other is read again.
 const ROOM: usize = 64 * 1024;
+/// How long a dyno may take to answer the end of a client that waits for that.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Passes bytes until the end.
 pub(crate) async fn tunnel<C: Client>(
@@ -60,7 +63,7 @@ pub(crate) async fn tunnel<C: Client>(
         exchange,
         idle,
         last_byte: clock::now(),
-        client_ended: false,
+        client_ended: None,
         dyno_ended: false,
     };
     tokio::select! {
@@ -82,34 +85,38 @@ impl<C: Client> Tunnel<'_, '_, C> {
         if self.poll_up(cx).is_err() || self.poll_down(cx).is_err() {
             return Poll::Ready(TunnelEnd::Closed);
         }
-        // No half-close: the end of one side ends both, once what it sent has been delivered.
-        let over = self.client_ended && self.dyno.is_flushed()
-            || self.dyno_ended && self.client.is_flushed();
-        if over {
+        // The end of one side ends both, once what it sent has been delivered, and answered if it waits for that.
+        let client_left = self.client_ended.is_some()
+            && !self.client.reads_after_its_end()
+            && self.dyno.is_flushed();
+        if client_left || self.dyno_ended && self.client.is_flushed() {
             return Poll::Ready(TunnelEnd::Closed);
         }
-        ready!(
-            self.client
-                .timer()
-                .poll_until(cx, self.last_byte + self.idle)
-        );
-        Poll::Ready(TunnelEnd::Failed(Failure::DynoIdle))
+        let idle_at = self.last_byte + self.idle;
+        let (deadline, end) = match self.client_ended.map(|at| at + LAST_ANSWER) {
+            Some(answered_by) if answered_by < idle_at => (answered_by, TunnelEnd::Closed),
+            _ => (idle_at, TunnelEnd::Failed(Failure::DynoIdle)),
+        };
+        ready!(self.client.timer().poll_until(cx, deadline));
+        Poll::Ready(end)
     }
 
     /// Client to dyno; an error is the end of the tunnel, whoever it came from.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         loop {
             let pumped = self.client.pump_body(self.dyno.sink(), ROOM);
-            self.client_ended |= pumped == Ok(Pumped::Done);
+            if pumped == Ok(Pumped::Done) {
+                self.client_has_ended();
+            }
             if !self.dyno.is_flushed() && self.dyno.poll_write(cx)?.is_ready() {
                 self.last_byte = clock::now();
                 continue;
             }
-            if self.client_ended || self.dyno.queued() >= ROOM {
+            if self.client_ended.is_some() || self.dyno.queued() >= ROOM {
                 return Ok(());
             }
             match self.client.poll_read(cx).map_err(|_| ())? {
-                Poll::Ready(Came::End) => self.client_ended = true,
+                Poll::Ready(Came::End) => self.client_has_ended(),
                 Poll::Ready(Came::More) => self.last_byte = clock::now(),
                 Poll::Pending => {
                     self.client.release_buffer();
@@ -117,6 +124,10 @@ impl<C: Client> Tunnel<'_, '_, C> {
                 }
             }
         }
+    }
+
+    fn client_has_ended(&mut self) {
+        self.client_ended.get_or_insert_with(clock::now);
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {

@@ -90,6 +90,8 @@ fn config(terms: TlsTerms, tickets: &Arc<TicketKeys>) -> Result<Arc<ServerConfig
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // A replayed request is the app's to fear, so there is no early data (RFC 8446 §8).
     config.max_early_data_size = 0;
+    // All suites are good; ours is the order of preference, so that what is agreed on is the same for all clients.
+    config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 
