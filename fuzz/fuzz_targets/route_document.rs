@@ -10,6 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use router_model::app::{App, DynoName, DynoState};
 use router_model::diff::{Plan, TableView, guard, plan};
 use router_model::hostname::Domain;
+use router_model::settings::{DynoProtocol, Hsts};
 use router_model::snapshot::{Snapshot, parse};
 
 fuzz_target!(|document: &[u8]| {
@@ -50,7 +51,14 @@ fn check_snapshot(snapshot: &Snapshot) {
         );
         check_app(app);
     }
-    for rejection in &snapshot.rejected {
+    for entry in &snapshot.certificates {
+        assert!(entry.place.starts_with("certificates["), "{entry:?}");
+    }
+    for rejection in snapshot
+        .rejected
+        .iter()
+        .chain(&snapshot.rejected_certificates)
+    {
         assert!(
             !rejection.app.is_empty() && !rejection.reason.is_empty(),
             "{rejection:?}"
@@ -89,6 +97,17 @@ fn check_app(app: &App) {
         "no time at all: {app:?}"
     );
     assert_ne!(settings.concurrent_requests_per_dyno, Some(0));
+    assert!(
+        match settings.dyno_protocol {
+            DynoProtocol::Http1 => true,
+            DynoProtocol::H2c => settings.dyno_tls.is_none(),
+            DynoProtocol::H2 => settings.dyno_tls.is_some(),
+        },
+        "{app:?}"
+    );
+    if let Some(hsts) = &settings.hsts {
+        assert_eq!(Hsts::parse(hsts.as_str()).as_ref(), Ok(hsts));
+    }
     for url in [&settings.error_page_url, &settings.maintenance_page_url]
         .into_iter()
         .flatten()

@@ -13,6 +13,7 @@ use router_core::{CertificateInUse, Router};
 use serde::Serialize;
 
 use crate::config::{Config, Pair};
+use crate::metrics::Held;
 
 /// The default certificates of the listeners.
 #[derive(Debug)]
@@ -141,14 +142,27 @@ impl Watches {
         defaults.chain(held).collect()
     }
 
-    /// The same without the views, for metrics: origin and certificate.
-    pub(crate) fn all(&self, router: &Router) -> Vec<(&'static str, Arc<Certificate>)> {
-        let defaults = self.defaults.iter();
-        let defaults = defaults.map(|(default, _)| (LISTENER, default.certificate.current()));
+    /// The same without the views, for metrics.
+    pub(crate) fn held(&self, router: &Router) -> Vec<Held> {
+        let defaults = self.defaults.iter().map(|(default, _)| Held {
+            origin: LISTENER,
+            certificate: default.certificate.current(),
+            superseded: false,
+        });
         let store = router.certificates();
+        let answers = |certificate: &Arc<Certificate>| {
+            let found = certificate.names().filter_map(|name| store.resolve(name));
+            found
+                .into_iter()
+                .any(|found| Arc::ptr_eq(&found, certificate))
+        };
         let held = Origin::ALL.into_iter().flat_map(|origin| {
             let held = store.of(origin).into_iter();
-            held.map(move |certificate| (origin.as_str(), certificate))
+            held.map(move |certificate| Held {
+                origin: origin.as_str(),
+                superseded: !answers(&certificate),
+                certificate,
+            })
         });
         defaults.chain(held).collect()
     }

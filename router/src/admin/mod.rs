@@ -62,7 +62,7 @@ impl State {
             feed: self.feed.status(),
             acme: self.acme.get().map(AcmeHandle::status),
             certificates: Certificates {
-                held: self.certificates.all(&self.router),
+                held: self.certificates.held(&self.router),
                 rejected: self.certificates.rejected().len()
                     + self.feed.rejected_certificates().len(),
             },

@@ -139,10 +139,7 @@ fn readable(answer: &Value) -> String {
     if let Some(settings) = answer["settings"].as_object() {
         let rows: Vec<_> = settings
             .iter()
-            .filter(|(name, value)| !value.is_null() && !WITHOUT_EFFECT.contains(&name.as_str()))
-            .collect();
-        let rows: Vec<_> = rows
-            .into_iter()
+            .filter(|(_, value)| !value.is_null())
             .map(|(name, value)| vec![name.clone(), shown(value)])
             .collect();
         text.push_str(&format!("settings:\n{}", indented(&lay_out(&rows))));
@@ -180,8 +177,6 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// Settings that an app may choose already and that change nothing yet; people are not shown them.
-const WITHOUT_EFFECT: [&str; 1] = ["http2"];
 /// No app, or no dyno for it.
 const NO_ROUTE: u8 = 2;
 
@@ -227,7 +222,7 @@ mod tests {
             readable(&answer),
             "shop.example.com/: routed\napp: shop\ndomain: *.example.com\ncandidates:\n  DYNO   ADDRESS         IN-FLIGHT\n  \
              web.1  127.0.0.1:5001  3\nexcluded:\n  DYNO   REASON\n  web.2  starting\nsettings:\n  balancer      random\n  \
-             idle_timeout  55s\nfeed: revision 42, 12 s old\n"
+             http2         true\n  idle_timeout  55s\nfeed: revision 42, 12 s old\n"
         );
         let answer =
             json!({"host": "x", "path": "/", "routed": false, "reason": "no such app", "feed": {}});

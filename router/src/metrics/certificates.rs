@@ -2,6 +2,7 @@
 //! the rest of the metrics together: all are counted, and only those that expire first have a series of their own. And how
 //! ordering new ones goes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use router_core::acme::{AcmeStatus, DomainState};
@@ -12,10 +13,21 @@ use super::exposition::Exposition;
 /// What is known of the certificates at a scrape.
 #[derive(Debug, Default)]
 pub(crate) struct Certificates {
-    /// Each with its origin.
-    pub(crate) held: Vec<(&'static str, Arc<Certificate>)>,
+    /// Each of them.
+    pub(crate) held: Vec<Held>,
     /// Files and entries that are not used.
     pub(crate) rejected: usize,
+}
+
+/// One certificate.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Where it comes from.
+    pub(crate) origin: &'static str,
+    /// The certificate.
+    pub(crate) certificate: Arc<Certificate>,
+    /// Another one answers for each of its names, because that one is valid longer.
+    pub(crate) superseded: bool,
 }
 
 /// Certificates with a series of their own, those that expire first.
@@ -33,7 +45,7 @@ pub(super) fn render(out: &mut Exposition, certificates: &Certificates) {
         ORIGINS.map(|origin| {
             labelled(
                 origin,
-                held.iter().filter(|(from, _)| *from == origin).count(),
+                held.iter().filter(|held| held.origin == origin).count(),
             )
         }),
     );
@@ -42,21 +54,22 @@ pub(super) fn render(out: &mut Exposition, certificates: &Certificates) {
         "Certificates of the configuration, the folder and the route document that are not used as they are now.",
         certificates.rejected as f64,
     );
-    let mut days: Vec<_> = held
-        .iter()
-        .map(|(origin, certificate)| (certificate.days_left(), *origin, certificate))
+    // What was renewed may expire in peace.
+    let answering = held.iter().filter(|held| !held.superseded);
+    let mut days: Vec<_> = answering
+        .map(|held| (held.certificate.days_left(), held))
         .collect();
-    days.sort_by_key(|(left, _, _)| *left);
+    days.sort_by_key(|(left, _)| *left);
     out.gauge_series(
         "router_certificates_expiring",
         "Certificates that have expired or will have so many days from now.",
         &["within_days"],
         WITHIN_DAYS.map(|bound| {
-            let count = days.partition_point(|(left, _, _)| *left < bound);
+            let count = days.partition_point(|(left, _)| *left < bound);
             labelled(&bound.to_string(), count)
         }),
     );
-    let Some((least, _, _)) = days.first() else {
+    let Some((least, _)) = days.first() else {
         return;
     };
     out.gauge(
@@ -64,16 +77,20 @@ pub(super) fn render(out: &mut Exposition, certificates: &Certificates) {
         "Days that the certificate which expires first is still good for; negative once it has expired.",
         *least as f64,
     );
+    let mut seen = HashSet::new();
+    let series = days.iter().filter_map(|(left, held)| {
+        let name = held.certificate.names().next().unwrap_or_default();
+        // Two certificates may begin with the same name; a series twice would spoil the scrape.
+        let labels = vec![name.to_owned(), held.origin.to_owned()];
+        let first = seen.insert((name, held.origin));
+        first.then_some((labels, *left as f64))
+    });
+    let series = series.take(MOST_SERIES);
     out.gauge_series(
         "router_certificate_days_left",
         "Days that a certificate is still good for; only the 100 that expire first.",
         &["name", "origin"],
-        days.iter()
-            .take(MOST_SERIES)
-            .map(|(left, origin, certificate)| {
-                let name = certificate.names().next().unwrap_or_default().to_owned();
-                (vec![name, (*origin).to_owned()], *left as f64)
-            }),
+        series,
     );
 }
 

@@ -18,7 +18,7 @@ use router_core::model::log_line::LogLine;
 use router_core::model::verdict;
 use router_core::{Event, Stats};
 
-pub(crate) use certificates::Certificates;
+pub(crate) use certificates::{Certificates, Held};
 use exposition::Exposition;
 use shard::{Shard, Totals};
 

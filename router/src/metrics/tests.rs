@@ -197,21 +197,33 @@ fn only_the_certificates_that_expire_first_have_a_series() {
     let certificate = |days: i64| {
         let made = ca.certificate_valid(&[&format!("d{days}.test")], -1..days);
         let read = Certificate::from_pem(made.chain_pem().as_bytes(), made.key_pem().as_bytes());
-        ("folder", Arc::new(read.unwrap()))
+        Arc::new(read.unwrap())
     };
+    let held = |days: i64, origin, superseded| Held {
+        origin,
+        certificate: certificate(days),
+        superseded,
+    };
+    let mut all: Vec<_> = (2..=111)
+        .rev()
+        .map(|days| held(days, "folder", false))
+        .collect();
+    // One beside another of the same name, and one that was renewed.
+    all.push(held(2, "folder", false));
+    all.push(held(1, "document", true));
     let certificates = Certificates {
-        held: (1..=110).rev().map(certificate).collect(),
+        held: all,
         rejected: 2,
     };
     let text = scrape_with(&Metrics::new(1), certificates);
     for line in [
-        "router_certificates{origin=\"folder\"} 110",
-        "router_certificates{origin=\"document\"} 0",
+        "router_certificates{origin=\"folder\"} 111",
+        "router_certificates{origin=\"document\"} 1",
         "router_certificates_rejected 2",
         "router_certificates_expiring{within_days=\"0\"} 0",
         "router_certificates_expiring{within_days=\"7\"} 7",
         "router_certificates_expiring{within_days=\"90\"} 90",
-        "router_certificate_days_left_min 0",
+        "router_certificate_days_left_min 1",
         "router_certificate_days_left{name=\"d100.test\",origin=\"folder\"} 99",
     ] {
         assert!(
