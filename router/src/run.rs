@@ -200,6 +200,10 @@ async fn live(
         }
         None => Ending::Cut,
     };
+    if let Some(acme) = state.acme.get() {
+        // It ordered nothing more since the drain began; a certificate that came just then is being saved.
+        acme.stop().await;
+    }
     stop.cancel();
     tracker.close();
     tracker.wait().await;
@@ -231,16 +235,8 @@ async fn first_routes(state: &admin::State) {
 
 /// Waits a moment for the certificates that were ordered in an earlier life.
 async fn first_certificates(acme: &AcmeHandle) {
-    let loaded = async {
-        loop {
-            let status = acme.status();
-            if status.orders_here || !status.domains.is_empty() || status.held_up_by.is_some() {
-                return;
-            }
-            tokio::time::sleep(FIRST_LOOK).await;
-        }
-    };
-    if tokio::time::timeout(FIRST_ROUTES, loaded).await.is_err() {
+    let loaded = tokio::time::timeout(FIRST_ROUTES, acme.loaded());
+    if loaded.await.is_err() {
         tracing::warn!("certificates of the ACME folder are not read yet; listening all the same");
     }
 }

@@ -42,8 +42,9 @@ impl AcmeHandle {
         lock(&self.book).status(book::unix(clock::wall()))
     }
 
-    /// Stops to order. An order in progress is left alone; what was issued stays served.
-    pub async fn stop(self) {
+    /// Stops to order, as the router's drain does, and waits until what was issued is saved. An order in progress has
+    /// three seconds to come to an end, and is left alone then.
+    pub async fn stop(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
     }
@@ -64,8 +65,9 @@ pub fn start(router: &Router, settings: AcmeSettings) -> Result<AcmeHandle, Acme
     if let Some(wrong) = settings.check().into_iter().next() {
         return Err(wrong);
     }
-    let (loaded, stop) = (CancellationToken::new(), CancellationToken::new());
-    let tasks = TaskTracker::new();
+    // A router that drains closes its listeners, where challenges would be asked for.
+    let stop = router.shared().drain.child_token();
+    let (loaded, tasks) = (CancellationToken::new(), TaskTracker::new());
     let client = AuthorityClient::new(settings.roots()?, tasks.clone())
         .map_err(|error| AcmeSettingsError::Tls(error.to_string()))?;
     let book = Book::new(&settings.directory, settings.per_hour, settings.retries);
@@ -129,6 +131,8 @@ impl From<OrderError> for Ended {
 const TICK: Duration = Duration::from_secs(1);
 /// How often is looked at everything: certificates from elsewhere come and go without telling.
 const LOOK_AT_ALL: Duration = Duration::from_secs(30);
+/// For an order in progress when the router stops: its certificate may be a moment away.
+const LAST_MOMENT: Duration = Duration::from_secs(3);
 
 impl Runner {
     async fn run(mut self) -> Stopped {
@@ -393,11 +397,20 @@ impl Runner {
         &self,
         work: impl Future<Output = Result<T, OrderError>>,
     ) -> Result<T, Ended> {
-        tokio::select! {
+        let given_up = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST_MOMENT).await;
+        };
+        let done = tokio::select! {
             // What has been got is not thrown away.
             biased;
-            done = work => Ok(done?),
-            () = self.stop.cancelled() => Err(Ended::Stopped),
+            done = work => done,
+            () = given_up => return Err(Ended::Stopped),
+        };
+        match done {
+            // Nobody is to blame for a challenge that was asked for when the listeners were closed already.
+            Err(_) if self.stop.is_cancelled() => Err(Ended::Stopped),
+            done => Ok(done?),
         }
     }
 

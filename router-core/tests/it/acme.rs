@@ -509,8 +509,8 @@ async fn routers_that_share_a_folder_order_once_and_answer_for_each_other() {
         served(&edge.world, "a.test").await,
         served(&other, "a.test").await
     );
-    // When it is gone, the other one takes its place, with the same account.
-    orders.stop().await;
+    // When it drains, the other one takes its place, with the same account.
+    other.finish().await;
     eventually("the second one orders", || {
         follows.status().orders_here.then_some(())
     })
@@ -519,7 +519,7 @@ async fn routers_that_share_a_folder_order_once_and_answer_for_each_other() {
     in_state(&follows, "b.test", DomainState::Valid).await;
     assert_eq!(edge.pebble.said("Added order"), 2 + failures(&follows));
     assert_eq!(edge.pebble.said("accounts in memory"), 1);
-    other.finish().await;
+    orders.stop().await;
     edge.finish(follows).await;
 }
 

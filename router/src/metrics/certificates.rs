@@ -124,7 +124,7 @@ pub(super) fn render_acme(out: &mut Exposition, acme: &AcmeStatus) {
     );
 }
 
-const STATES: [(&str, DomainState); 7] = [
+const STATES: [(&str, DomainState); 8] = [
     ("waiting", DomainState::Waiting),
     ("ordering", DomainState::Ordering),
     ("valid", DomainState::Valid),
@@ -132,4 +132,5 @@ const STATES: [(&str, DomainState); 7] = [
     ("failing", DomainState::Failing),
     ("covered", DomainState::Covered),
     ("retired", DomainState::Retired),
+    ("impossible", DomainState::Impossible),
 ];
