@@ -101,14 +101,16 @@ fn what_is_wanted_is_ordered_once() {
 #[test]
 fn a_third_before_its_end_a_certificate_is_renewed() {
     let mut book = book(10, &["a.test"]);
-    let now = now();
-    assert_eq!(orders(&mut book, now), ["a.test"]);
-    let status = state(&book, "a.test", now);
-    assert_eq!(status.next_try, Some(text(now + 60 * DAY)));
-    assert_eq!(status.not_after, Some(text(now + 90 * DAY)));
-    // The certificate was made up to a second after `now` was read.
-    assert_eq!(book.next(now + 60 * DAY - 60), None);
-    let due = now + 60 * DAY + 60;
+    let made = certificate(&["a.test"], 0..90);
+    let (from, until) = (unix(made.not_before()), unix(made.not_after()));
+    let next = book.next(from).unwrap();
+    book.begin(&next, from);
+    book.issued(next, made, from, 0);
+    let due = until - (until - from) / 3;
+    let status = state(&book, "a.test", from);
+    assert_eq!(status.next_try, Some(text(due)));
+    assert_eq!(status.not_after, Some(text(until)));
+    assert_eq!(book.next(due - 1), None);
     assert_eq!(state(&book, "a.test", due).state, DomainState::Renewing);
     assert_eq!(book.next(due), Some(domain("a.test")));
     // It fails, and what there is stays.
