@@ -542,9 +542,9 @@ mod tests {
             ),
             (
                 serde_json::json!({"redirect_to_https": true, "hsts": true, "min_tls_version": "1.3", "dyno_protocol": "h2",
-                    "dyno_tls": {"verify": "-----BEGIN CERTIFICATE-----"}}),
+                    "dyno_tls": {"verify": "system"}}),
                 serde_json::json!({"redirect_to_https": true, "hsts": "max-age=31536000", "min_tls_version": "1.3",
-                    "dyno_protocol": "h2", "dyno_tls": {"verify": "PEM in the document", "identity": "dyno-name"}}),
+                    "dyno_protocol": "h2", "dyno_tls": {"verify": "system", "identity": "dyno-name"}}),
             ),
         ] {
             let router = router(serde_json::json!({"settings": settings}));

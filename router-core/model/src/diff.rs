@@ -22,28 +22,6 @@ pub trait TableView {
     fn domain_count(&self) -> usize;
 }
 
-/// A table without routes: what a router starts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EmptyTable;
-
-impl TableView for EmptyTable {
-    fn app(&self, _: &str) -> Option<Arc<App>> {
-        None
-    }
-
-    fn holder(&self, _: &str) -> Option<Arc<str>> {
-        None
-    }
-
-    fn names(&self) -> Vec<Arc<str>> {
-        Vec::new()
-    }
-
-    fn domain_count(&self) -> usize {
-        0
-    }
-}
-
 /// The changes that bring the table to a snapshot.
 ///
 /// A domain may move from one app to another within one plan. Whoever applies the apps one by one must take a domain

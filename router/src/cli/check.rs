@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use router_core::feed;
-use router_core::model::diff::{self, EmptyTable};
 use router_core::model::snapshot;
+use router_core::{Router, feed};
 
 use super::{ConfigFile, USAGE, complain, print, unknown_keys};
 use crate::certificates::{self, Defaults};
@@ -70,9 +69,13 @@ fn look_at(document: &[u8], path: &Path) -> Result<Good, Vec<String>> {
     let mut snapshot = snapshot::parse(document).map_err(|error| vec![error.to_string()])?;
     snapshot.start_from(path.parent().unwrap_or_else(|| Path::new("")));
     // What a router that starts with this document would make of it.
-    let plan = diff::plan(&EmptyTable, &snapshot);
-    diff::guard(&plan, &snapshot).map_err(|refusal| vec![refusal.to_string()])?;
-    let apps = plan.rejected.iter();
+    let router = Router::builder()
+        .workers(1)
+        .build()
+        .map_err(|error| vec![error.to_string()])?;
+    let applied = router.table().apply(&snapshot);
+    let applied = applied.map_err(|refusal| vec![refusal.to_string()])?;
+    let apps = applied.rejected.iter();
     let apps = apps.map(|rejection| format!("app {}: {}", rejection.app, rejection.reason));
     let certificates = feed::check_certificates(&snapshot).into_iter();
     let certificates =

@@ -116,21 +116,35 @@ pub(super) fn render_acme(out: &mut Exposition, acme: &AcmeStatus) {
         "router_acme_domains",
         "Domains that have or should have an ordered certificate, by how they stand.",
         &["state"],
-        STATES.map(|(label, state)| {
+        STATES.map(|state| {
             let domains = acme.domains.iter();
             let count = domains.filter(|domain| domain.state == state).count();
-            (vec![label.to_owned()], count as f64)
+            (vec![label(state).to_owned()], count as f64)
         }),
     );
 }
 
-const STATES: [(&str, DomainState); 8] = [
-    ("waiting", DomainState::Waiting),
-    ("ordering", DomainState::Ordering),
-    ("valid", DomainState::Valid),
-    ("renewing", DomainState::Renewing),
-    ("failing", DomainState::Failing),
-    ("covered", DomainState::Covered),
-    ("retired", DomainState::Retired),
-    ("impossible", DomainState::Impossible),
+const STATES: [DomainState; 8] = [
+    DomainState::Waiting,
+    DomainState::Ordering,
+    DomainState::Valid,
+    DomainState::Renewing,
+    DomainState::Failing,
+    DomainState::Covered,
+    DomainState::Retired,
+    DomainState::Impossible,
 ];
+
+/// As in JSON; a state that is new here belongs into `STATES` too.
+fn label(state: DomainState) -> &'static str {
+    match state {
+        DomainState::Waiting => "waiting",
+        DomainState::Ordering => "ordering",
+        DomainState::Valid => "valid",
+        DomainState::Renewing => "renewing",
+        DomainState::Failing => "failing",
+        DomainState::Covered => "covered",
+        DomainState::Retired => "retired",
+        DomainState::Impossible => "impossible",
+    }
+}

@@ -125,6 +125,7 @@ fn workers_are_added_up() {
         "router_acme_held_up 0",
         "router_acme_domains{state=\"failing\"} 1",
         "router_acme_domains{state=\"valid\"} 0",
+        "router_acme_domains{state=\"impossible\"} 0",
         "router_feed_revision 42",
         "router_feed_age_seconds 1.5",
         "router_feed_stale 1",

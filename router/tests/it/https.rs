@@ -266,6 +266,24 @@ fn check_says_every_certificate_that_is_bad() {
 }
 
 #[test]
+fn check_looks_at_the_authorities_of_dynos() {
+    let place = Place::new("");
+    let mut document: Value = serde_json::from_str(&Dyno::start().routes(1)).unwrap();
+    document["apps"][0]["dyno_tls"] = json!({"verify": "ca.pem"});
+    place.write("routes.json", &document.to_string());
+    let output = place.run(&["check", "--config", "router.toml"]);
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(
+        err.starts_with("routes.json: app shop: dyno_tls.verify: ") && err.contains("ca.pem"),
+        "{err}"
+    );
+    place.write("ca.pem", &TestCa::new("dynos").pem());
+    let output = place.run(&["check", "--config", "router.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn an_https_listener_needs_a_certificate_from_somewhere() {
     let place = Place::with_config(
         "[[listener]]\naddress = \"127.0.0.1:8443\"\nprotocol = \"https\"\n[feed]\npath = \"routes.json\"\n",
