@@ -14,7 +14,11 @@ pub(crate) struct Dyno {
 }
 
 /// A request that a dyno got and has not answered yet.
-pub(crate) struct Held(TcpStream);
+pub(crate) struct Held {
+    stream: TcpStream,
+    /// Its head, in lower case.
+    pub(crate) head: String,
+}
 
 impl Dyno {
     pub(crate) fn start() -> Self {
@@ -23,11 +27,13 @@ impl Dyno {
         let (request, requests) = channel();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let head = BufReader::new(stream.try_clone().unwrap()).lines();
-                head.map_while(Result::ok)
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head = lines
+                    .map_while(Result::ok)
                     .take_while(|line| !line.is_empty())
-                    .count();
-                if request.send(Held(stream)).is_err() {
+                    .map(|line| line.to_ascii_lowercase() + "\n")
+                    .collect();
+                if request.send(Held { stream, head }).is_err() {
                     return;
                 }
             }
@@ -55,7 +61,7 @@ impl Dyno {
 
 impl Held {
     pub(crate) fn answer(mut self) {
-        self.0
+        self.stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
             .unwrap();
     }

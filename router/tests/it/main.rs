@@ -13,5 +13,6 @@ mod check;
 mod drain;
 mod dyno;
 mod https;
+mod listeners;
 mod process;
 mod serve;
