@@ -195,12 +195,7 @@ impl BodySink for StreamOut {
 /// What an error of a client's stream means. A reset that accuses us of breaking the protocol, and a stream that the
 /// library itself had to end, are broken streams; every other end is the client's leave.
 pub(crate) fn client_failure(error: &h2::Error) -> Failure {
-    let stalled = error
-        .get_io()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut);
     match error.reason() {
-        // The guard of the connection: its client takes nothing.
-        _ if stalled => Failure::ClientIdle,
         _ if error.is_library() => Failure::StreamBroken,
         Some(reason) => client_reset(reason),
         None => Failure::ClientInterrupted,

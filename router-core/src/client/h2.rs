@@ -1,6 +1,7 @@
 //! One stream of an HTTP/2 client connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,6 +19,21 @@ use crate::peer::Peer;
 use crate::queue::{BodySink, OutQueue, Pumped};
 use crate::stream::{StreamIn, StreamOut, client_failure, client_reset};
 
+/// Whether the client of a connection has taken nothing for too long. The library tells its streams only that the
+/// connection is gone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stalled(Arc<AtomicBool>);
+
+impl Stalled {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// An HTTP/2 client's stream.
 pub(crate) struct H2Client {
     peer: Arc<Peer>,
@@ -31,10 +47,16 @@ pub(crate) struct H2Client {
     interims: Vec<http::Response<()>>,
     head: Option<http::Response<()>>,
     out: StreamOut,
+    stalled: Stalled,
 }
 
 impl H2Client {
-    pub(crate) fn new(peer: Arc<Peer>, body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub(crate) fn new(
+        peer: Arc<Peer>,
+        body: RecvStream,
+        respond: SendResponse<Bytes>,
+        stalled: Stalled,
+    ) -> Self {
         Self {
             peer,
             timer: Timer::new(),
@@ -45,6 +67,7 @@ impl H2Client {
             interims: Vec::new(),
             head: None,
             out: StreamOut::default(),
+            stalled,
         }
     }
 
@@ -68,7 +91,15 @@ impl H2Client {
         };
         match ready!(reset) {
             Ok(reason) => Poll::Ready(client_reset(reason)),
-            Err(error) => Poll::Ready(client_failure(&error)),
+            Err(error) => Poll::Ready(self.failure(&error)),
+        }
+    }
+
+    fn failure(&self, error: &h2::Error) -> Failure {
+        if self.stalled.is_set() {
+            Failure::ClientIdle
+        } else {
+            client_failure(error)
         }
     }
 
@@ -104,7 +135,7 @@ impl Client for H2Client {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
         match ready!(self.body.poll_read(cx)) {
             Ok(()) => Poll::Ready(Ok(Came::More)),
-            Err(error) => Poll::Ready(Err(client_failure(&error))),
+            Err(error) => Poll::Ready(Err(self.failure(&error))),
         }
     }
 
@@ -218,7 +249,7 @@ impl Client for H2Client {
             },
             Err(error) => Err(error),
         };
-        Poll::Ready(sent.map_err(|error| client_failure(&error)))
+        Poll::Ready(sent.map_err(|error| self.failure(&error)))
     }
 
     /// A stream that is not ended is reset when it is dropped.

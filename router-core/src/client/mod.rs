@@ -16,7 +16,7 @@ use router_model::h1::chunked::ChunkLimits;
 use router_model::h1::{Framing, ResponseHead};
 
 pub(crate) use self::h1::{H1Client, Transport};
-pub(crate) use self::h2::H2Client;
+pub(crate) use self::h2::{H2Client, Stalled};
 pub(crate) use self::timer::Timer;
 use crate::clock::{self, Instant};
 use crate::peer::Peer;

@@ -7,8 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use router_model::h1::HeadLimits;
 use router_model::h2 as messages;
@@ -51,6 +49,7 @@ where
     let timeouts = &worker.shared.timeouts;
     let io = Guard::new(io, &worker.shared.limits.http2, timeouts.idle);
     let flood = io.flood_seen();
+    let stalled = io.stalled();
     let handshake = tokio::time::timeout(timeouts.client_header, options(worker).handshake(io));
     let Ok(Ok(mut connection)) = handshake.await else {
         return;
@@ -64,10 +63,12 @@ where
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let open = Open::new(&activity);
-                    let (worker, peer) = (Arc::clone(worker), Arc::clone(&peer));
+                    let (worker, peer, stalled) =
+                        (Arc::clone(worker), Arc::clone(&peer), stalled.clone());
                     tasks::spawn(streams, async move {
                         let _open = open;
-                        serve_stream(&worker, peer, request, respond).await;
+                        let client = |body| H2Client::new(peer, body, respond, stalled);
+                        serve_stream(&worker, request, client).await;
                     });
                 }
                 Some(Err(error)) => {
@@ -84,9 +85,15 @@ where
                 end = End::Announced;
             }
             // An announced end waits for the client's PING too; that is not worth waiting for alone.
-            () = activity.idle(), if end == End::Announced => {
-                connection.abrupt_shutdown(Reason::NO_ERROR);
-                end = End::By(clock::now() + LAST_WORD);
+            () = activity.idle(), if end == End::Announced => end = End::Written(clock::now()),
+            () = end.written(), if matches!(end, End::Written(_)) => {
+                // A stream whose task is over may have frames that are not written yet.
+                if connection.has_streams() {
+                    end = End::Written(clock::now() + LOOK);
+                } else {
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                    end = End::By(clock::now() + LAST_WORD);
+                }
             }
             () = tokio::time::sleep_until(idle_at), if end == End::NotYet => match activity.idle_since() {
                 Some(since) if since + timeouts.client_idle <= clock::now() => end = End::Announced,
@@ -104,18 +111,28 @@ enum End {
     NotYet,
     /// No new streams; it ends when none is open.
     Announced,
+    /// None is open; whether all has been written is looked at then.
+    Written(Instant),
     /// The last GOAWAY is on its way, for as long as this.
     By(Instant),
 }
 
 /// How long a client has to take the last GOAWAY.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// How often an ending connection is asked whether it has written everything.
+const LOOK: Duration = Duration::from_millis(5);
 
 impl End {
     async fn passed(self) {
         match self {
             Self::By(deadline) => tokio::time::sleep_until(deadline).await,
-            Self::NotYet | Self::Announced => std::future::pending().await,
+            Self::NotYet | Self::Announced | Self::Written(_) => std::future::pending().await,
+        }
+    }
+
+    async fn written(self) {
+        if let Self::Written(look_at) = self {
+            tokio::time::sleep_until(look_at).await;
         }
     }
 }
@@ -204,9 +221,8 @@ impl Drop for Open {
 
 async fn serve_stream(
     worker: &Worker,
-    peer: Arc<Peer>,
     request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    client: impl FnOnce(RecvStream) -> H2Client,
 ) {
     let _counted = Counted::new(&worker.gauges.h2_streams);
     tokio::select! {
@@ -214,15 +230,14 @@ async fn serve_stream(
         biased;
         // Dropping the stream is the point of a cut: its exchange then logs H24.
         () = worker.cut.cancelled() => {}
-        () = serve_request(worker, peer, request, respond) => {}
+        () = serve_request(worker, request, client) => {}
     }
 }
 
 async fn serve_request(
     worker: &Worker,
-    peer: Arc<Peer>,
     request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    client: impl FnOnce(RecvStream) -> H2Client,
 ) {
     let (parts, body) = request.into_parts();
     let protocol = parts.extensions.get::<h2::ext::Protocol>();
@@ -234,7 +249,7 @@ async fn serve_request(
         key.as_deref().unwrap_or_default(),
         &HeadLimits::request(&worker.shared.limits),
     );
-    let mut client = H2Client::new(peer, body, respond);
+    let mut client = client(body);
     let after = match head {
         Ok(head) => proxy::handle(worker, &mut client, &head).await,
         Err(failure) => {

@@ -11,6 +11,7 @@ use router_model::h2::meter::{Flood, Meter};
 use router_model::limits::Http2Limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::client::Stalled;
 use crate::clock::{self, Instant};
 use crate::stall::Stall;
 
@@ -22,6 +23,7 @@ pub(super) struct Guard<IO> {
     meter: Meter,
     began: Instant,
     flood: FloodSeen,
+    stalled: Stalled,
 }
 
 /// What flood ended the connection. The library keeps only the text of an error, so it is told besides.
@@ -42,12 +44,27 @@ impl<IO> Guard<IO> {
             meter: Meter::new(limits, 0),
             began: clock::now(),
             flood: FloodSeen::default(),
+            stalled: Stalled::default(),
         }
     }
 
     /// To be asked once the connection has ended.
     pub(super) fn flood_seen(&self) -> FloodSeen {
         self.flood.clone()
+    }
+
+    /// To be asked by its streams.
+    pub(super) fn stalled(&self) -> Stalled {
+        self.stalled.clone()
+    }
+
+    fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &written
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            self.stalled.set();
+        }
+        written
     }
 
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -79,7 +96,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        let written = ready!(self.noted(written))?;
         self.meter.sent(bytes.get(..written).unwrap_or(bytes));
         Poll::Ready(Ok(written))
     }
@@ -89,7 +107,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = ready!(self.noted(written))?;
         let mut left = written;
         for slice in slices {
             let sent = slice.get(..left).unwrap_or(slice);
@@ -104,7 +123,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.noted(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
