@@ -2,6 +2,7 @@
 //! how bytes move, is written in the rooms it calls. Read it from [`handle`] down.
 
 mod connect;
+mod reach;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +218,10 @@ async fn serve<C: Client>(
         upload.restart();
         let sent_as_it_is = untouched.is_some_and(|out| conn.put_unsent(out));
         if !sent_as_it_is {
+            // What has been read of a body is gone with the connection that it was queued on.
+            if admitted.framing.has_body() {
+                return Err(fault.failure.into());
+            }
             line.put_head(head, admitted, exchange, &mut conn);
         }
         ended = Relay::new(worker, exchange, client, &mut conn, plan, upload)
@@ -402,10 +407,11 @@ impl Line<'_> {
 }
 
 fn may_resend(head: &RequestHead, fault: &Fault) -> bool {
-    let dyno_died = matches!(
-        fault.failure,
-        Failure::ClosedWithoutResponse | Failure::DynoInterrupted
-    );
+    let dyno_died = fault.sent.refused
+        || matches!(
+            fault.failure,
+            Failure::ClosedWithoutResponse | Failure::DynoInterrupted
+        );
     dyno_died && !fault.head_sent && retry::may_resend(head.method(), fault.sent)
 }
 

@@ -154,7 +154,7 @@ impl Router {
             tunnels: sum(|worker| worker.gauges.tunnels.load(Ordering::Relaxed)),
             h2_connections: sum(|worker| worker.gauges.h2_connections.load(Ordering::Relaxed)),
             h2_streams: sum(|worker| worker.gauges.h2_streams.load(Ordering::Relaxed)),
-            kept_connections: sum(|worker| worker.idle().len() as u64),
+            kept_connections: sum(|worker| worker.kept() as u64),
             dynos_quarantined: quarantined as u64,
             apps: table.app_count() as u64,
             domains: table.domain_count() as u64,
@@ -217,7 +217,7 @@ impl Router {
         );
         self.shared.drain.cancel();
         for worker in self.all_workers() {
-            worker.idle().clear();
+            worker.close_kept();
         }
     }
 }

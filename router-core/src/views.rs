@@ -337,9 +337,7 @@ impl Router {
                 quarantined_for_ms: quarantined_for
                     .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 idle_connections: known.map_or(0, |known| {
-                    self.all_workers()
-                        .map(|worker| worker.idle().of_dyno(known))
-                        .sum()
+                    self.all_workers().map(|worker| worker.kept_of(known)).sum()
                 }),
             }
         });

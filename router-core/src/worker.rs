@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, DateField};
-use crate::dyno_conn::IdleConns;
+use crate::dyno::Dyno;
+use crate::dyno_conn::{H2Conns, IdleConns};
 use crate::observe::Event;
 use crate::router::Shared;
 use crate::table::Route;
@@ -24,7 +26,10 @@ pub(crate) struct Worker {
     pub(crate) drain: CancellationToken,
     /// Cancelled when the drain window is over: whatever is left is cut (H24).
     pub(crate) cut: CancellationToken,
+    /// The connections to dynos that run by themselves.
+    pub(crate) dyno_tasks: TaskTracker,
     idle: Mutex<IdleConns>,
+    h2: Mutex<H2Conns>,
     routes: Mutex<HashMap<Box<str>, CachedRoute>>,
     date: Mutex<DateField>,
 }
@@ -89,7 +94,9 @@ impl Worker {
             gauges: Gauges::default(),
             drain: shared.drain.child_token(),
             cut: shared.cut.child_token(),
+            dyno_tasks: TaskTracker::new(),
             idle: Mutex::default(),
+            h2: Mutex::default(),
             routes: Mutex::default(),
             date: Mutex::default(),
             shared,
@@ -140,6 +147,27 @@ impl Worker {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The HTTP/2 connections to dynos.
+    pub(crate) fn h2(&self) -> MutexGuard<'_, H2Conns> {
+        self.h2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections to dynos that carry nothing at the moment.
+    pub(crate) fn kept(&self) -> usize {
+        self.idle().len() + self.h2().idle()
+    }
+
+    /// The same of one dyno.
+    pub(crate) fn kept_of(&self, dyno: &Dyno) -> usize {
+        self.idle().of_dyno(dyno) + self.h2().idle_of(dyno)
+    }
+
+    /// Closes those connections; an HTTP/2 connection that carries something closes once it carries nothing.
+    pub(crate) fn close_kept(&self) {
+        self.idle().clear();
+        self.h2().clear();
+    }
+
     /// Calls `write` with the `Date` text of this second.
     pub(crate) fn with_date<T>(&self, write: impl FnOnce(&str) -> T) -> T {
         let mut date = self.date.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +186,11 @@ impl Worker {
     /// gets no requests any more; forgets cached routes that are out of date, so that they do not keep a lost app's
     /// memory.
     pub(crate) fn tidy(&self) {
-        self.idle().sweep(clock::now());
+        let (timeouts, limits) = (&self.shared.timeouts, &self.shared.limits);
+        let now = clock::now();
+        self.idle().sweep(now);
+        self.h2()
+            .sweep(timeouts.dyno_idle, limits.idle_connections_per_dyno, now);
         let generation = self.shared.table.generation();
         let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         cache.retain(|_, cached| cached.generation == generation);

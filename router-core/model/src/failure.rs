@@ -44,6 +44,8 @@ pub enum Failure {
     ConnectRefused,
     /// H21: whoever answered at the dyno's address did not prove to be that dyno.
     DynoIdentity,
+    /// H17: the dyno does not speak the HTTP/2 that its app says it does.
+    DynoProtocol,
     /// H22: too many client connections on this router.
     ConnectionLimit,
     /// H24: the router ended before the exchange did.
@@ -150,6 +152,7 @@ impl Failure {
         Self::BootTimeout,
         Self::ConnectRefused,
         Self::DynoIdentity,
+        Self::DynoProtocol,
         Self::ConnectionLimit,
         Self::ForcedClose,
         Self::InvalidContentLength,

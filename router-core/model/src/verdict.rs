@@ -99,6 +99,8 @@ pub const fn of(failure: Failure) -> &'static Verdict {
         Failure::ConnectRefused | Failure::DynoIdentity => {
             &const { connect_error("H21", "Backend connection refused") }
         }
+        // What it sent is all that can be told of it; but it was sent no request yet, so another dyno may be tried.
+        Failure::DynoProtocol => &const { connect_error("H17", "Poorly formatted HTTP response") },
         Failure::ConnectionLimit => &const { app_error("H22", "Connection limit reached") },
         Failure::ForcedClose => {
             &const {
@@ -318,7 +320,10 @@ mod tests {
         for &failure in Failure::ALL {
             let connect = matches!(
                 failure,
-                Failure::ConnectTimeout | Failure::ConnectRefused | Failure::DynoIdentity
+                Failure::ConnectTimeout
+                    | Failure::ConnectRefused
+                    | Failure::DynoIdentity
+                    | Failure::DynoProtocol
             );
             assert_eq!(of(failure).quarantine, connect, "{failure:?}");
             assert_eq!(of(failure).try_another_dyno, connect, "{failure:?}");

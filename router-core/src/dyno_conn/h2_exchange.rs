@@ -13,15 +13,13 @@ use router_model::forward::{self, RequestFields};
 use router_model::h1::{HeadLimits, RequestHead, ResponseHead};
 use router_model::{h2 as messages, response};
 
-use super::h2::H2Slot;
+use super::h2::{H2Slot, is_unprocessed};
 use crate::queue::{BodySink, Pumped};
 use crate::stream::{StreamIn, StreamOut};
 
 /// A request that is on its way to a dyno, and the response to it.
 pub(crate) struct H2Exchange {
     slot: H2Slot,
-    scheme: &'static str,
-    reused: bool,
     limits: HeadLimits,
     pub(super) out: StreamOut,
     state: State,
@@ -38,17 +36,9 @@ enum State {
 }
 
 impl H2Exchange {
-    /// `scheme`: of the connection, `http` or `https`; `reused`: it has carried other requests.
-    pub(crate) fn new(
-        slot: H2Slot,
-        scheme: &'static str,
-        reused: bool,
-        limits: HeadLimits,
-    ) -> Self {
+    pub(crate) fn new(slot: H2Slot, limits: HeadLimits) -> Self {
         Self {
             slot,
-            scheme,
-            reused,
             limits,
             out: StreamOut::default(),
             state: State::Unsent(None),
@@ -58,7 +48,7 @@ impl H2Exchange {
     }
 
     pub(super) fn reused(&self) -> bool {
-        self.reused
+        self.slot.is_reused()
     }
 
     pub(super) fn refused(&self) -> bool {
@@ -73,7 +63,7 @@ impl H2Exchange {
         ours: &RequestFields<'_>,
     ) {
         let whole = !admitted.framing.has_body();
-        let sent = match forward::h2_request(head, admitted, ours, self.scheme) {
+        let sent = match forward::h2_request(head, admitted, ours, self.slot.scheme()) {
             Some(request) => self.slot.send(request, whole),
             None => Err(Reason::PROTOCOL_ERROR.into()),
         };
@@ -84,6 +74,10 @@ impl H2Exchange {
             Ok((response, stream)) => State::Waiting(response, stream),
             Err(error) => State::Unsent(Some(error)),
         };
+    }
+
+    pub(super) fn is_head_out(&self) -> bool {
+        !matches!(self.state, State::Unsent(_))
     }
 
     pub(super) fn is_flushed(&self) -> bool {
@@ -169,15 +163,6 @@ impl H2Exchange {
             State::Unsent(_) | State::Waiting(..) => Pumped::NeedMore,
         }
     }
-}
-
-/// Whether the dyno has certainly not acted on the request: it refused the stream, or its GOAWAY does not count it in
-/// (RFC 9113 §8.7).
-fn is_unprocessed(error: &h2::Error) -> bool {
-    let reason = error.reason();
-    error.is_remote()
-        && (error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
-            || error.is_go_away() && reason == Some(Reason::NO_ERROR))
 }
 
 /// What an error of a dyno's stream means. The end of its connection is what it is in HTTP/1; a stream that ends alone

@@ -6,6 +6,7 @@ mod authorities;
 mod dial;
 mod h1;
 mod h2;
+mod h2_conns;
 mod h2_exchange;
 mod idle;
 mod stream;
@@ -23,6 +24,8 @@ use router_model::h1::{BodyDecoder, Framing, RequestHead, ResponseHead};
 pub(crate) use authorities::Authorities;
 pub(crate) use dial::dial;
 pub(crate) use h1::H1Conn;
+pub(crate) use h2::{H2Conn, H2Slot};
+pub(crate) use h2_conns::{Answer, H2Conns};
 pub(crate) use h2_exchange::H2Exchange;
 pub(crate) use idle::IdleConns;
 pub(crate) use stream::DynoStream;
@@ -71,6 +74,14 @@ impl DynoConn {
                 conn.out.begin_body(admitted.framing == Framing::Chunked);
             }
             Self::H2(exchange) => exchange.put_head(head, admitted, ours),
+        }
+    }
+
+    /// Whether the head of the request has left the router's hands already when it was queued.
+    pub(crate) fn is_head_out(&self) -> bool {
+        match self {
+            Self::H1(_) => false,
+            Self::H2(exchange) => exchange.is_head_out(),
         }
     }
 

@@ -62,7 +62,7 @@ impl Terms {
     pub(crate) const CLEAR: Self = Self(0);
 
     /// Terms that no connection has yet.
-    fn next() -> Self {
+    pub(super) fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }

@@ -9,15 +9,15 @@ use router_model::admission::Admitted;
 use router_model::app::App;
 use router_model::backoff::Backoff;
 use router_model::failure::Failure;
-use router_model::h1::{FieldId, HeadLimits, RequestHead};
+use router_model::h1::{FieldId, RequestHead};
 use router_model::settings::{Balancer, HashKey};
 use router_model::{affinity, retry, verdict};
 
 use super::check_app;
+use super::reach::Reach;
 use crate::client::{self, Client};
 use crate::clock::{self, Instant};
-use crate::dyno::Dyno;
-use crate::dyno_conn::{DynoConn, DynoStream, H1Conn, Terms, dial};
+use crate::dyno_conn::DynoConn;
 use crate::exchange::Exchange;
 use crate::observe::Event;
 use crate::pool::{Checkout, Lease, Pool};
@@ -148,19 +148,17 @@ pub(super) async fn connect<C: Client>(
     loop {
         let lease = checkout(worker, client, admitted, exchange, search).await?;
         exchange.dyno = Some(Arc::clone(lease.dyno()));
-        let kept = if search.died_on.is_some() {
-            None
-        } else {
-            take_kept(worker, &exchange.route, head, admitted, &lease)
+        let reach = Reach {
+            worker,
+            route: Arc::clone(&exchange.route),
+            dyno: lease.dyno(),
+            upgrade: admitted.upgrade,
+            resendable: is_resendable(head, admitted),
+            // What the request has died on was a kept connection.
+            only_new: search.died_on.is_some(),
+            deadline: search.deadline,
         };
-        let opened = match kept {
-            Some(conn) => {
-                exchange.connect = Some(Duration::ZERO);
-                Ok(conn)
-            }
-            None => open(worker, client, exchange, &lease, search.deadline).await,
-        };
-        match opened {
+        match reach.conn(client, exchange).await {
             Ok(conn) => {
                 exchange.connected_at = Some(clock::now());
                 // Anew for each dyno: a request that is sent again must not bring the cookie of the one that died.
@@ -260,77 +258,9 @@ pub(super) fn refresh(
     Ok(!same)
 }
 
-/// A kept connection, if the app allows it. A request that cannot be sent again gets a young one only.
-fn take_kept(
-    worker: &Worker,
-    route: &LocalRoute,
-    head: &RequestHead,
-    admitted: &Admitted<'_>,
-    lease: &Lease,
-) -> Option<DynoConn> {
-    if !route.app.settings.dyno_keepalive {
-        return None;
-    }
-    let resendable =
-        retry::is_safe(head.method()) && !admitted.framing.has_body() && !admitted.upgrade;
-    let max_idle = if resendable {
-        None
-    } else {
-        Some(retry::UNSAFE_REUSE_IDLE)
-    };
-    worker
-        .idle()
-        .take(
-            lease.dyno(),
-            route.terms(lease.dyno())?,
-            max_idle,
-            clock::now(),
-        )
-        .map(DynoConn::H1)
-}
-
-async fn open<C: Client>(
-    worker: &Worker,
-    client: &mut C,
-    exchange: &mut Exchange<'_>,
-    lease: &Lease,
-    deadline: Instant,
-) -> Result<DynoConn, Failure> {
-    let started = clock::now();
-    let limit = worker
-        .shared
-        .timeouts
-        .connect
-        .min(deadline.saturating_duration_since(started));
-    worker.event(Event::ConnectAttempt);
-    let opened = tokio::select! {
-        biased;
-        opened = open_stream(&exchange.route, lease.dyno(), started + limit) => opened,
-        failure = client::gone(client, worker.shared.limits.request_buffer) => return Err(failure),
-    };
-    let now = clock::now();
-    let took = now.saturating_duration_since(started);
-    exchange.connect = Some(took);
-    let (stream, terms) = opened?;
-    worker.event(Event::Connected(took));
-    let limits = HeadLimits::response(&worker.shared.limits);
-    let conn = H1Conn::new(stream, terms, limits, now);
-    Ok(DynoConn::H1(Box::new(conn)))
-}
-
-/// A new connection to a dyno, on the terms of its app.
-async fn open_stream(
-    route: &LocalRoute,
-    dyno: &Dyno,
-    deadline: Instant,
-) -> Result<(DynoStream, Terms), Failure> {
-    let terms = route.terms(dyno).ok_or(Failure::Platform)?;
-    let stream = dial(dyno.address(), deadline).await?;
-    let stream = match &route.dyno_tls {
-        Some(tls) => DynoStream::Tls(tls.handshake(dyno, stream, false, deadline).await?),
-        None => DynoStream::Tcp(stream),
-    };
-    Ok((stream, terms))
+/// Whether a request may be sent again if a kept connection turns out to be dead.
+fn is_resendable(head: &RequestHead, admitted: &Admitted<'_>) -> bool {
+    retry::is_safe(head.method()) && !admitted.framing.has_body() && !admitted.upgrade
 }
 
 /// The cookie that the client needs when the dyno is not the one that its cookie names (spec §4.3).

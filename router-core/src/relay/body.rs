@@ -227,7 +227,7 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
             sent: Sent {
                 reused: self.dyno.reused(),
                 response_seen: self.response_seen,
-                request_written: self.up.written,
+                request_written: self.up.written || self.dyno.is_head_out(),
                 has_body: self.plan.framing.has_body(),
                 age: clock::now().saturating_duration_since(self.started),
                 refused: self.dyno.refused(),

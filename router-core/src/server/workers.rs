@@ -167,4 +167,16 @@ async fn run(worker: Arc<Worker>, sockets: Vec<(Arc<Terms>, std::net::TcpListene
     }
     tasks.close();
     tasks.wait().await;
+    end_dyno_conns(&worker).await;
+}
+
+/// Nobody needs connections to dynos any more; most take leave at once, and none can hold up the end.
+async fn end_dyno_conns(worker: &Worker) {
+    const AT_MOST: Duration = Duration::from_millis(500);
+    worker.close_kept();
+    worker.dyno_tasks.close();
+    let ended = tokio::time::timeout(AT_MOST, worker.dyno_tasks.wait()).await;
+    if ended.is_err() {
+        tracing::debug!("connections to dynos are cut");
+    }
 }

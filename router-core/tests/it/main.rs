@@ -19,6 +19,7 @@ mod certificates;
 mod churn;
 mod drain;
 mod dyno_conns;
+mod dyno_h2;
 mod dyno_tls;
 mod embedding;
 mod error_codes;
