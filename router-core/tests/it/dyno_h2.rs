@@ -185,7 +185,7 @@ async fn a_large_body_passes_both_ways_through_small_windows() {
     })
     .await;
     world.apply(&[shop_over_h2c().web(1, dyno.address())]);
-    let body = "0123456789abcdef".repeat(100_000);
+    let body = "0123456789abcdef".repeat(25_000);
     let mut client = world.client().await;
     let request = post("/", &body);
     let dyno = async {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use router_core::feed::{self, FeedOptions, FileFeed};
 use router_testkit::{AppDoc, Ending, FakeDyno, LogRecord, RouteDoc, TestCa, eventually};
 use serde_json::json;
 
@@ -237,6 +238,42 @@ async fn an_authority_that_cannot_be_read_rejects_the_new_version_with_its_reaso
     dyno.accept_and_answer(ok("as before")).await;
     assert_eq!(client.read_response().await.text(), "as before");
     assert_served(&world.log.next().await, "web.1", 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_authority_that_is_renewed_in_its_file_needs_no_new_document() {
+    let (old, new) = (TestCa::new("dynos"), TestCa::new("dynos"));
+    let world = World::with(|setup| setup.limits.quarantine = Duration::ZERO);
+    let dyno = FakeDyno::start_tls(&new.certificate(&["web.1"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("ca.pem", &old.pem());
+    let app = shop().setting("dyno_tls", json!({"verify": "ca.pem"}));
+    let document = RouteDoc::new(1, &[app.web(1, dyno.address())]);
+    write("routes.json", &document.to_string());
+    let file = FileFeed::new(folder.path().join("routes.json"));
+    let feed = feed::start(&world.router, file, FeedOptions::default());
+    let loaded = || world.router.table().is_loaded().then_some(());
+    eventually("the routes are there", loaded).await;
+    let mut client = world.client().await;
+    let mut attempts = 0;
+    let mut conn = loop {
+        client.send(get("/")).await;
+        if let Ok(conn) = dyno.try_accept().await {
+            break conn;
+        }
+        assert_eq!(client.read_response().await.status, 503);
+        assert_unconnected(&world.log.next().await, "H21");
+        attempts += 1;
+        write("ca.pem", &new.pem());
+        feed.look_at_files();
+    };
+    assert!(attempts > 0, "the first authority is another");
+    conn.answer(ok("fine")).await;
+    assert_eq!(client.read_response().await.text(), "fine");
+    assert_served(&world.log.next().await, "web.1", 200);
+    feed.stop().await;
     world.finish().await;
 }
 
