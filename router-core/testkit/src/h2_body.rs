@@ -1,10 +1,10 @@
-//! Sending a body over an HTTP/2 stream as its windows allow.
+//! Bodies over HTTP/2 streams, the same for clients and dynos: sent as the windows allow, read piece by piece.
 
 use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
+use h2::{RecvStream, SendStream};
 
 /// Sends all of it, waiting for room.
 pub(crate) async fn send(
@@ -45,4 +45,21 @@ pub(crate) async fn send_what_fits(stream: &mut SendStream<Bytes>, mut bytes: By
     }
     stream.reserve_capacity(0);
     whole - bytes.len()
+}
+
+/// The next bytes of a body, none at its end; or the code of the reset that came. Frames without bytes are passed over.
+pub(crate) async fn piece(body: &mut RecvStream) -> Result<Option<Bytes>, u32> {
+    loop {
+        match body.data().await {
+            None => return Ok(None),
+            Some(Ok(piece)) if piece.is_empty() => {}
+            Some(Ok(piece)) => return Ok(Some(piece)),
+            Some(Err(error)) => return Err(reset_code(&error)),
+        }
+    }
+}
+
+/// The code of a reset (or a GOAWAY); a connection that broke is told as [`u32::MAX`].
+pub(crate) fn reset_code(error: &h2::Error) -> u32 {
+    error.reason().map_or(u32::MAX, u32::from)
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::DEADLINE;
-use crate::h2_body;
+use crate::h2_body::{self, reset_code};
 use crate::h2_response::H2Response;
 use crate::io::Io;
 use crate::tls_dialer::{TlsDialer, TlsFacts};
@@ -294,17 +294,10 @@ impl H2Stream {
     pub async fn held_data(&mut self) -> Result<Option<Bytes>, u32> {
         self.head().await;
         let body = self.body.as_mut().expect("a head");
-        match within(DEADLINE, body.data())
-            .await
-            .expect("a piece in time")
-        {
-            None => Ok(None),
-            Some(Ok(piece)) => {
-                self.held += piece.len();
-                Ok(Some(piece))
-            }
-            Some(Err(error)) => Err(reset_code(&error)),
-        }
+        let piece = within(DEADLINE, h2_body::piece(body)).await;
+        let piece = piece.expect("a piece of the body in time")?;
+        self.held += piece.as_ref().map_or(0, Bytes::len);
+        Ok(piece)
     }
 
     /// Opens the window for all that was held.
@@ -356,11 +349,6 @@ impl H2Stream {
         let reset = within(DEADLINE, poll_fn(|cx| self.sender.poll_reset(cx))).await;
         reset.expect("a reset in time").expect("a reset")
     }
-}
-
-/// The code of a reset (or a GOAWAY); a connection that broke is told as [`u32::MAX`].
-pub(crate) fn reset_code(error: &h2::Error) -> u32 {
-    error.reason().map_or(u32::MAX, u32::from)
 }
 
 pub(crate) fn fields(map: &HeaderMap) -> Vec<(String, String)> {

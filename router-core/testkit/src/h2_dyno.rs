@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::DEADLINE;
 use crate::dyno_listener::DynoListener;
 use crate::h2_body;
-use crate::h2_client::{fields, header_map, reset_code};
+use crate::h2_client::{fields, header_map};
 use crate::io::Io;
 use crate::test_ca::TestCertificate;
 use crate::wire::within;
@@ -252,15 +252,10 @@ impl H2Call {
 
     /// The next piece of the body, without opening the window for more.
     pub async fn held_data(&mut self) -> Result<Option<Bytes>, u32> {
-        let piece = within(DEADLINE, self.body.data()).await;
-        match piece.expect("a piece of the body in time") {
-            None => Ok(None),
-            Some(Ok(piece)) => {
-                self.held += piece.len();
-                Ok(Some(piece))
-            }
-            Some(Err(error)) => Err(reset_code(&error)),
-        }
+        let piece = within(DEADLINE, h2_body::piece(&mut self.body)).await;
+        let piece = piece.expect("a piece of the body in time")?;
+        self.held += piece.as_ref().map_or(0, Bytes::len);
+        Ok(piece)
     }
 
     /// Opens the window for all that was held.
