@@ -17,6 +17,7 @@ mod balancing;
 mod bodies;
 mod certificates;
 mod churn;
+mod client_address;
 mod drain;
 mod dyno_conns;
 mod dyno_h2;
