@@ -468,3 +468,47 @@ pub(crate) async fn shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDy
     let client = world.client().await;
     (world, dyno, client)
 }
+
+/// A world whose shop has one raw dyno, and a client of HTTP/2 over TLS.
+pub(crate) async fn h2_shop() -> (World, FakeDyno, H2Client) {
+    h2_shop_with(|_| {}).await
+}
+
+/// [`h2_shop`] under other limits and timeouts.
+pub(crate) async fn h2_shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, H2Client) {
+    let world = World::with(|setup| {
+        setup.https();
+        change(setup);
+    });
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let client = world.h2_client().await;
+    (world, dyno, client)
+}
+
+/// A world whose shop has one raw dyno, and a client of HTTP/2 with prior knowledge that sends any frame.
+pub(crate) async fn raw_h2_shop() -> (World, FakeDyno, RawH2) {
+    raw_h2_shop_with(|_| {}).await
+}
+
+/// [`raw_h2_shop`] under other limits and timeouts.
+pub(crate) async fn raw_h2_shop_with(change: impl FnOnce(&mut Setup)) -> (World, FakeDyno, RawH2) {
+    let world = World::with(|setup| {
+        setup.http2_prior_knowledge = true;
+        change(setup);
+    });
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let client = world.raw_h2().await;
+    (world, dyno, client)
+}
+
+/// The fields of a request of the shop over HTTP/2, to be changed or sent as they are.
+pub(crate) fn h2_fields<'a>(method: &'a str, path: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        (":method", method),
+        (":scheme", "http"),
+        (":authority", "shop.test"),
+        (":path", path),
+    ]
+}
