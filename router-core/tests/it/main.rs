@@ -32,6 +32,7 @@ mod h2_bodies;
 mod h2_connections;
 mod h2_floods;
 mod h2_hostile;
+mod h2_websockets;
 mod headers;
 mod hostile;
 mod pebble;
