@@ -27,6 +27,7 @@ mod error_codes;
 mod expect;
 mod feed_certificates;
 mod feed_file;
+mod grpc;
 mod h2;
 mod h2_bodies;
 mod h2_connections;
