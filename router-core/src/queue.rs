@@ -26,8 +26,9 @@ pub(crate) trait BodySink {
     /// Queues content.
     fn put(&mut self, content: Bytes);
 
-    /// Adds trailers, as lines of HTTP/1 with their line ends.
-    fn put_trailers(&mut self, lines: Bytes);
+    /// Adds trailers, as lines of HTTP/1 with their line ends; false when they are too many to be kept until they can be
+    /// sent.
+    fn put_trailers(&mut self, lines: Bytes) -> bool;
 
     /// Says that the body has ended; saying it again changes nothing.
     fn end(&mut self);
@@ -37,6 +38,10 @@ pub(crate) trait BodySink {
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     pieces: VecDeque<Queued>,
+    /// Small pieces that came when there were many: each would cost more than it holds.
+    tail: BytesMut,
+    tail_content: usize,
+    /// Of both.
     length: usize,
     /// Something was written, and the transport may still hold it (TLS does).
     unflushed: bool,
@@ -73,11 +78,23 @@ impl OutQueue {
         self.pieces
             .iter()
             .map(|piece| piece.content.min(piece.bytes.len()))
-            .sum()
+            .sum::<usize>()
+            + self.tail_content
+    }
+
+    /// Makes a piece of the tail.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(Queued {
+                bytes: self.tail.split().freeze(),
+                content: std::mem::take(&mut self.tail_content),
+            });
+        }
     }
 
     /// Takes back what was queued last, until `length` bytes are left.
     pub(crate) fn truncate(&mut self, length: usize) {
+        self.seal();
         while self.length > length {
             let Some(mut last) = self.pieces.pop_back() else {
                 return;
@@ -106,8 +123,15 @@ impl BodySink for OutQueue {
     }
 
     fn put_framed(&mut self, bytes: Bytes, content: usize) {
-        if !bytes.is_empty() {
-            self.length += bytes.len();
+        if bytes.is_empty() {
+            return;
+        }
+        self.length += bytes.len();
+        if is_small(&bytes, self.pieces.len()) {
+            self.tail.extend_from_slice(&bytes);
+            self.tail_content += content;
+        } else {
+            self.seal();
             self.pieces.push_back(Queued { bytes, content });
         }
     }
@@ -125,8 +149,9 @@ impl BodySink for OutQueue {
         }
     }
 
-    fn put_trailers(&mut self, lines: Bytes) {
+    fn put_trailers(&mut self, lines: Bytes) -> bool {
         self.trailers = lines;
+        true
     }
 
     fn end(&mut self) {
@@ -137,6 +162,13 @@ impl BodySink for OutQueue {
             self.push(Bytes::from_static(b"\r\n"));
         }
     }
+}
+
+/// Whether a piece is better copied behind others than kept as it is, with so many before it.
+pub(crate) fn is_small(piece: &Bytes, pieces: usize) -> bool {
+    const SMALL: usize = 512;
+    const MANY: usize = 32;
+    piece.len() < SMALL && pieces >= MANY
 }
 
 impl Buf for OutQueue {
@@ -184,6 +216,9 @@ pub(crate) enum Pumped {
     Done,
 }
 
+/// Trailers that one message may have where they are kept until its content is out: as much as a response head.
+pub(crate) const MOST_TRAILERS: usize = 1024 * 1024;
+
 /// Moves body bytes from `from` to `to` until `to` holds `room` bytes. Adds to `content` the bytes that are content.
 pub(crate) fn pump(
     decoder: &mut BodyDecoder,
@@ -215,12 +250,15 @@ pub(crate) fn pump(
                 let taken = from.split_to(len);
                 if piece == Piece::Trailer {
                     trailers.extend_from_slice(&taken);
+                    if trailers.len() > MOST_TRAILERS {
+                        return Err(BadChunk);
+                    }
                 }
             }
             Ok(step) => {
                 run.put(from, to);
-                if !trailers.is_empty() {
-                    to.put_trailers(trailers.freeze());
+                if !trailers.is_empty() && !to.put_trailers(trailers.freeze()) {
+                    return Err(BadChunk);
                 }
                 if step != Step::Done {
                     return Ok(Pumped::NeedMore);
@@ -285,6 +323,7 @@ pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
         }
         return Poll::Ready(Ok(()));
     }
+    queue.seal();
     match ready!(poll_write_buf(Pin::new(io), cx, queue))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         _ => {
@@ -313,6 +352,7 @@ mod tests {
 
     fn drain(queue: &mut OutQueue) -> Vec<u8> {
         let mut out = Vec::new();
+        queue.seal();
         while queue.has_remaining() {
             let step = queue.chunk().len().min(3);
             out.extend_from_slice(&queue.chunk()[..step]);
@@ -360,6 +400,32 @@ mod tests {
         }
         queue.truncate(5);
         assert_eq!((queue.queued(), drain(&mut queue)), (5, b"100he".to_vec()));
+    }
+
+    #[test]
+    fn many_small_pieces_become_few() {
+        let mut queue = OutQueue::default();
+        for _ in 0..10_000 {
+            queue.put_framed(Bytes::from_static(b"1\r\na\r\n"), 1);
+        }
+        assert_eq!((queue.queued(), queue.unsent_content()), (60_000, 10_000));
+        assert!(queue.pieces.len() < 100);
+        assert_eq!(drain(&mut queue), b"1\r\na\r\n".repeat(10_000));
+    }
+
+    #[test]
+    fn endless_trailers_are_not_kept() {
+        let line = format!("a: {}\r\n", "x".repeat(90));
+        let body = format!("0\r\n{}\r\n", line.repeat(20_000));
+        let limits = ChunkLimits {
+            line: 100,
+            trailers: usize::MAX,
+        };
+        let mut decoder = BodyDecoder::new(Framing::Chunked, limits);
+        let (mut from, mut to, mut count) =
+            (BytesMut::from(body.as_bytes()), OutQueue::default(), 0);
+        let pumped = pump(&mut decoder, &mut from, &mut to, usize::MAX, &mut count);
+        assert_eq!(pumped, Err(BadChunk));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use h2::{Reason, RecvStream, SendStream};
 use router_model::failure::Failure;
 use router_model::h2 as messages;
 
-use crate::queue::{BodySink, Pumped};
+use crate::queue::{BodySink, MOST_TRAILERS, Pumped, is_small};
 
 /// The receiving half.
 #[derive(Debug)]
@@ -70,6 +70,7 @@ impl StreamIn {
             return Pumped::NeedMore;
         }
         if !self.trailers.is_empty() {
+            // They came in one header list, which is bounded.
             to.put_trailers(std::mem::take(&mut self.trailers));
         }
         to.end();
@@ -91,6 +92,9 @@ impl StreamIn {
 #[derive(Debug, Default)]
 pub(crate) struct StreamOut {
     pieces: VecDeque<Bytes>,
+    /// Small pieces that came when there were many.
+    tail: BytesMut,
+    /// Of both.
     length: usize,
     trailers: BytesMut,
     /// Nothing more will be queued.
@@ -130,6 +134,9 @@ impl StreamOut {
         stream: &mut SendStream<Bytes>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), h2::Error>> {
+        if self.pieces.is_empty() && !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
         let Some(front) = self.pieces.front_mut() else {
             if self.ended && !self.end_sent {
                 self.end_sent = true;
@@ -177,14 +184,21 @@ impl BodySink for StreamOut {
     }
 
     fn put(&mut self, content: Bytes) {
-        if !content.is_empty() {
-            self.length += content.len();
-            self.pieces.push_back(content);
+        self.length += content.len();
+        if is_small(&content, self.pieces.len()) {
+            self.tail.extend_from_slice(&content);
+            return;
+        }
+        for piece in [self.tail.split().freeze(), content] {
+            if !piece.is_empty() {
+                self.pieces.push_back(piece);
+            }
         }
     }
 
-    fn put_trailers(&mut self, lines: Bytes) {
+    fn put_trailers(&mut self, lines: Bytes) -> bool {
         self.trailers.extend_from_slice(&lines);
+        self.trailers.len() <= MOST_TRAILERS
     }
 
     fn end(&mut self) {

@@ -12,6 +12,8 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::tls;
+
 /// The directory of Let's Encrypt.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
@@ -139,7 +141,7 @@ fn read_roots(path: &Path) -> Result<RootCertStore, String> {
     let text = std::fs::read(path).map_err(|error: io::Error| error.to_string())?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
+        let certificate = certificate.map_err(|error| tls::why_no_pem(&error).to_owned())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     if roots.is_empty() {

@@ -45,6 +45,7 @@ pub(crate) struct H2Client {
     /// There once the head is out.
     stream: Option<SendStream<Bytes>>,
     interims: Vec<http::Response<()>>,
+    interim_bytes: usize,
     head: Option<http::Response<()>>,
     out: StreamOut,
     stalled: Stalled,
@@ -65,6 +66,7 @@ impl H2Client {
             respond,
             stream: None,
             interims: Vec::new(),
+            interim_bytes: 0,
             head: None,
             out: StreamOut::default(),
             stalled,
@@ -183,8 +185,13 @@ impl Client for H2Client {
         false
     }
 
+    /// The library takes any number of them, window or not; what is more than a page of hints is left out.
     fn put_interim(&mut self, head: &ResponseHead) {
-        self.interims.push(forward::h2_interim(head));
+        const MOST: usize = 64 * 1024;
+        self.interim_bytes = self.interim_bytes.saturating_add(head.fields().size());
+        if self.interim_bytes <= MOST {
+            self.interims.push(forward::h2_interim(head));
+        }
     }
 
     fn put_continue(&mut self) {
@@ -242,12 +249,13 @@ impl Client for H2Client {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let sent = match self.send_heads() {
-            Ok(()) => match &mut self.stream {
+        let sent = if self.interims.is_empty() && self.head.is_none() {
+            match &mut self.stream {
                 Some(stream) => ready!(self.out.poll_send(stream, cx)),
                 None => Ok(()),
-            },
-            Err(error) => Err(error),
+            }
+        } else {
+            self.send_heads()
         };
         Poll::Ready(sent.map_err(|error| self.failure(&error)))
     }

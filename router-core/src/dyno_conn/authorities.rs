@@ -95,7 +95,8 @@ impl Authority {
 fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| format!("is broken PEM: {error}"))?;
+        let certificate =
+            certificate.map_err(|error| format!("is broken PEM: {}", tls::why_no_pem(&error)))?;
         roots.add(certificate).map_err(|error| match error {
             rustls::Error::InvalidCertificate(CertificateError::BadEncoding) => {
                 "holds something that is no certificate".to_owned()

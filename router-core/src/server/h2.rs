@@ -145,6 +145,8 @@ fn options(worker: &Worker) -> h2::server::Builder {
     /// What the small DATA frames that wait to be read may cost, each counted as 256 bytes: a burst of gRPC messages is no
     /// attack.
     const SMALL_FRAMES: usize = 8 * 1024 * 1024;
+    /// Streams that had to be reset because the client broke a rule, in a connection's life (CVE-2025-8671).
+    const PROVOKED: usize = 1024;
     let limits = &worker.shared.limits.http2;
     let resets = limits.resets as usize;
     let mut options = h2::server::Builder::new();
@@ -156,9 +158,9 @@ fn options(worker: &Worker) -> h2::server::Builder {
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SMALL_FRAMES)
-        // Streams that the client reset before they were looked at, and those that we had to reset.
+        // Streams that the client reset before they were looked at.
         .max_pending_accept_reset_streams(resets)
-        .max_local_error_reset_streams(Some(resets))
+        .max_local_error_reset_streams(Some(PROVOKED))
         .enable_connect_protocol();
     options
 }

@@ -53,7 +53,7 @@ impl Certificate {
     ) -> Result<Self, CertificateError> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
-            .map_err(CertificateError::Chain)?;
+            .map_err(|error| CertificateError::Chain(why_no_pem(&error)))?;
         let leaf = chain.first().ok_or(CertificateError::NoCertificate)?;
         let facts = Facts::of(leaf)?;
         for other in chain.iter().skip(1) {
@@ -199,7 +199,7 @@ pub struct CertificateView {
 pub enum CertificateError {
     /// Broken PEM where the chain should be.
     #[error("the certificate chain is not PEM: {0}")]
-    Chain(#[source] pem::Error),
+    Chain(&'static str),
     /// The chain is empty.
     #[error("there is no certificate: expected -----BEGIN CERTIFICATE----- and its end")]
     NoCertificate,
@@ -208,7 +208,7 @@ pub enum CertificateError {
     Malformed(String),
     /// Broken PEM where the key should be.
     #[error("the private key is not PEM: {0}")]
-    Key(#[source] pem::Error),
+    Key(&'static str),
     /// No key, or an encrypted one.
     #[error(
         "there is no private key: expected -----BEGIN PRIVATE KEY----- (or RSA or EC PRIVATE KEY), not encrypted"
@@ -238,11 +238,23 @@ fn refused(error: rustls::Error) -> CertificateError {
     }
 }
 
+/// Said in our own words: the library's quote the line that they stumble over, which may be a key.
+pub(crate) fn why_no_pem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a -----BEGIN line has no -----END line after it",
+        pem::Error::IllegalSectionStart { .. } => "a -----BEGIN line is not alone on its line",
+        pem::Error::Base64Decode(_) => "what stands between BEGIN and END is not base64",
+        pem::Error::Io(_) => "it cannot be read",
+        pem::Error::NoItemsFound => "there is nothing of the kind in it",
+        _ => "it is malformed",
+    }
+}
+
 /// Nothing of the key's text is left behind once rustls has it.
 fn signing_key(key: &[u8]) -> Result<Arc<dyn SigningKey>, CertificateError> {
     let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
         pem::Error::NoItemsFound => CertificateError::NoKey,
-        error => CertificateError::Key(error),
+        error => CertificateError::Key(why_no_pem(&error)),
     })?;
     let signing = any_supported_type(&key);
     key.zeroize();
@@ -357,6 +369,30 @@ mod tests {
     use router_testkit::TestCa;
 
     use super::*;
+
+    #[test]
+    fn no_error_quotes_a_key() {
+        let pair = TestCa::new("root").certificate(&["a.test"]);
+        let (chain, key) = (pair.chain_pem(), pair.key_pem());
+        for broken in [
+            key.replace('\n', " "),
+            key.replace("-----END", "-----FIN"),
+            key.replace("KEY-----\nM", "KEY-----\n!"),
+        ] {
+            let errors = [
+                Certificate::from_pem(chain.as_bytes(), broken.as_bytes()).unwrap_err(),
+                // The two in each other's place.
+                Certificate::from_pem(broken.as_bytes(), broken.as_bytes()).unwrap_err(),
+            ];
+            for error in errors {
+                let text = format!("{error} {error:?}");
+                assert!(
+                    text.len() < 200 && !text.chars().any(|c| c.is_ascii_digit()),
+                    "{text}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn names_and_what_they_cover() {

@@ -21,6 +21,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub(crate) use accept::{Accepted, Hello};
+pub(crate) use certificate::why_no_pem;
 pub use certificate::{Certificate, CertificateError, CertificateView};
 pub use challenges::Challenges;
 pub(crate) use configs::{TlsConfigs, TlsTerms};

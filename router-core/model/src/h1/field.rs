@@ -183,6 +183,11 @@ impl Fields {
             .map(|(_, _, value)| value)
     }
 
+    /// The bytes that the head takes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How many field lines there are.
     pub fn len(&self) -> usize {
         self.list.len()

@@ -68,7 +68,9 @@ pub fn request_head(
         let id = FieldId::of(name.as_str().as_bytes());
         // The bridge makes its own key; a client's would let it choose what the dyno's answer is compared with.
         let made_here = upgrade && name == "sec-websocket-key";
-        if id != FieldId::Host && id != FieldId::Cookie && !made_here {
+        // What follows a CONNECT is no content (RFC 9110 §9.3.6), whatever length it claims.
+        let meaningless = upgrade && id == FieldId::ContentLength;
+        if !meaningless && id != FieldId::Host && id != FieldId::Cookie && !made_here {
             writer
                 .field(name.as_str().as_bytes(), value.as_bytes())
                 .map_err(refused)?;
@@ -361,7 +363,7 @@ mod tests {
                 &parts(
                     "CONNECT",
                     "https://a/chat",
-                    &[("sec-websocket-key", "forged")],
+                    &[("sec-websocket-key", "forged"), ("content-length", "5")],
                 ),
                 false,
                 protocol,
