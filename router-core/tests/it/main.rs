@@ -36,6 +36,7 @@ mod h2_hostile;
 mod h2_websockets;
 mod headers;
 mod hostile;
+mod misdirected;
 mod pebble;
 mod proxy_protocol;
 mod quarantine;
