@@ -74,7 +74,7 @@ impl<'x> Exchange<'x> {
             worker,
             head,
             host,
-            tls: peer.tls.as_ref().map(|tls| tls.version),
+            tls: peer.tls.as_ref().map(|tls| tls.version.log_text()),
             route,
             request_id,
             forwarded_for,

@@ -251,7 +251,8 @@ async fn serve<C: Client>(
 }
 
 /// A connection is for the names that its client asked for in the handshake or that its certificate stands for; a
-/// request for another app has come through the wrong door (spec §10-28). Without SNI the Host decides.
+/// request for another app has come through the wrong door (spec §10-28). Without SNI the Host decides. An app that asks
+/// for a newer TLS version gets it in the handshake that names it; who came in without that name is sent away.
 fn check_door(
     worker: &Worker,
     peer: &Peer,
@@ -259,11 +260,18 @@ fn check_door(
     host: &str,
     route: &LocalRoute,
 ) -> Result<(), Failure> {
-    let Some((tls, sni)) = peer
-        .tls
-        .as_ref()
-        .and_then(|tls| Some((tls, tls.sni.as_deref()?)))
-    else {
+    let wrong_door = if head.version() == Version::Http2 {
+        Failure::Misdirected
+    } else {
+        Failure::CertificateMismatch
+    };
+    let Some(tls) = &peer.tls else {
+        return Ok(());
+    };
+    if Some(tls.version) < route.app.settings.min_tls_version {
+        return Err(wrong_door);
+    }
+    let Some(sni) = tls.sni.as_deref() else {
         return Ok(());
     };
     let covered = || {
@@ -278,10 +286,8 @@ fn check_door(
     };
     if sni == host || covered() || same_app() {
         Ok(())
-    } else if head.version() == Version::Http2 {
-        Err(Failure::Misdirected)
     } else {
-        Err(Failure::CertificateMismatch)
+        Err(wrong_door)
     }
 }
 

@@ -3,7 +3,7 @@
 //! peer sent.
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -112,15 +112,19 @@ pub fn client_address(
         .rev()
         .flat_map(|line| list_elements(line).collect::<Vec<_>>().into_iter().rev());
     for hop in hops {
-        let hop = std::str::from_utf8(hop)
-            .ok()
-            .and_then(|hop| hop.parse::<IpAddr>().ok());
+        let hop = std::str::from_utf8(hop).ok().and_then(hop_address);
         match hop {
             Some(hop) if is_trusted(client) => client = hop.to_canonical(),
             _ => break,
         }
     }
     Some(client)
+}
+
+/// One hop of `X-Forwarded-For`; some proxies write the port too.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let with_port = || Some(hop.parse::<SocketAddr>().ok()?.ip());
+    hop.parse().ok().or_else(with_port)
 }
 
 /// Where fields are written to: the bytes of an HTTP/1 head, or the field section of an HTTP/2 one.

@@ -10,7 +10,7 @@ use h2::{Reason, SendStream};
 use router_model::admission::Admitted;
 use router_model::failure::Failure;
 use router_model::forward::{self, RequestFields};
-use router_model::h1::{HeadLimits, RequestHead, ResponseHead};
+use router_model::h1::{Framing, HeadLimits, RequestHead, ResponseHead};
 use router_model::{h2 as messages, response};
 
 use super::h2::{H2Slot, is_unprocessed};
@@ -23,6 +23,8 @@ pub(crate) struct H2Exchange {
     limits: HeadLimits,
     pub(super) out: StreamOut,
     state: State,
+    /// The response has no body.
+    bodiless: bool,
     heads: VecDeque<ResponseHead>,
     /// The dyno has said that it did not look at the request.
     refused: bool,
@@ -42,6 +44,7 @@ impl H2Exchange {
             limits,
             out: StreamOut::default(),
             state: State::Unsent(None),
+            bodiless: false,
             heads: VecDeque::new(),
             refused: false,
         }
@@ -143,6 +146,12 @@ impl H2Exchange {
         }
     }
 
+    /// The final head has been taken. What has no body by its status or its request's method has none, whatever the dyno
+    /// sends on its stream: to an HTTP/1 client that would be another response.
+    pub(super) fn begin_body(&mut self, framing: Framing) {
+        self.bodiless = framing == Framing::None;
+    }
+
     pub(super) fn take_head(&mut self) -> Option<ResponseHead> {
         self.heads.pop_front()
     }
@@ -158,6 +167,10 @@ impl H2Exchange {
         room: usize,
         content: &mut u64,
     ) -> Pumped {
+        if self.bodiless {
+            to.end();
+            return Pumped::Done;
+        }
         match &mut self.state {
             State::Answered(body, _) => body.pump(to, room, content),
             State::Unsent(_) | State::Waiting(..) => Pumped::NeedMore,

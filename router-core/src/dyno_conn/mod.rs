@@ -174,8 +174,7 @@ impl DynoConn {
     pub(crate) fn begin_body(&mut self, framing: Framing, limits: ChunkLimits) {
         match self {
             Self::H1(conn) => conn.body = BodyDecoder::new(framing, limits),
-            // The end of the stream is the end of the body.
-            Self::H2(_) => {}
+            Self::H2(exchange) => exchange.begin_body(framing),
         }
     }
 

@@ -194,11 +194,12 @@ async fn linger<IO: Transport>(worker: &Worker, client: &mut H1Client<IO>) {
     const SILENCE: Duration = Duration::from_secs(5);
     const TOTAL: Duration = Duration::from_secs(30);
     const DRAINING: Duration = Duration::from_secs(1);
-    let shutdown = std::future::poll_fn(|cx| Pin::new(&mut client.io).poll_shutdown(cx));
-    if shutdown.await.is_err() {
-        return;
-    }
     let wait = async {
+        // Over TLS the last word has to be taken too, and may wait behind all that was said before.
+        let shutdown = std::future::poll_fn(|cx| Pin::new(&mut client.io).poll_shutdown(cx));
+        if !matches!(tokio::time::timeout(SILENCE, shutdown).await, Ok(Ok(()))) {
+            return;
+        }
         let end = clock::now() + TOTAL;
         loop {
             client.buffer.clear();

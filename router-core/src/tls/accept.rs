@@ -78,7 +78,7 @@ impl Hello {
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             http2: session.alpn_protocol() == Some(HTTP2),
             session: TlsSession {
-                version: version.log_text(),
+                version,
                 sni: self.sni,
                 certificate: Some(certificate),
             },

@@ -386,8 +386,10 @@ mod tests {
             ];
             for error in errors {
                 let text = format!("{error} {error:?}");
+                // Neither as it is nor as a list of byte values (`--` is 45, 45).
+                let body = key.lines().nth(1).unwrap();
                 assert!(
-                    text.len() < 200 && !text.chars().any(|c| c.is_ascii_digit()),
+                    !text.contains(&body[..8]) && !text.contains("45, 45"),
                     "{text}"
                 );
             }

@@ -565,3 +565,24 @@ async fn a_dyno_that_says_nothing_is_a_request_timeout() {
     assert_eq!(call.reset_by_router().await, Reason::CANCEL);
     world.finish().await;
 }
+
+/// To an HTTP/1 client such bytes would be the response to its next request.
+#[tokio::test]
+async fn content_of_a_response_that_has_none_goes_to_nobody() {
+    let (world, mut dyno, mut client) = shop_with_h2_dyno().await;
+    for status in [204, 304] {
+        client.send(get("/none")).await;
+        let mut call = dyno.call().await;
+        call.respond(status, &[], false);
+        call.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", true)
+            .await;
+        let response = client.read_response().await;
+        assert_eq!((response.status, response.text()), (status, String::new()));
+        assert_served(&world.log.next().await, "web.1", status);
+        client.send(get("/next")).await;
+        dyno.call().await.answer(200, "good").await;
+        assert_eq!(client.read_response().await.text(), "good");
+        assert_served(&world.log.next().await, "web.1", 200);
+    }
+    world.finish().await;
+}

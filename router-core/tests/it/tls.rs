@@ -108,6 +108,33 @@ async fn the_stricter_minimum_version_of_listener_and_app_holds() {
     }
 }
 
+/// Leaving the name out of the handshake is no way round the version that an app asks for.
+#[tokio::test]
+async fn an_app_with_a_minimum_version_is_not_served_on_an_older_one() {
+    let world = World::with(|setup| {
+        setup.https();
+    });
+    let strict = AppDoc::new("strict")
+        .domain("strict.test")
+        .setting("min_tls_version", "1.3")
+        .field("maintenance", true);
+    world.apply(&[strict]);
+    for (version, status, code) in [("tls1.2", 495, "H32"), ("tls1.3", 503, "H80")] {
+        let dialer = anyone("strict.test")
+            .without_sni()
+            .only(version)
+            .alpn(&["http/1.1"]);
+        let mut client = RawClient::connect_tls(world.https_address(), &dialer).await;
+        let response = client
+            .exchange("GET / HTTP/1.1\r\nHost: strict.test\r\n\r\n")
+            .await;
+        assert_eq!(response.status, status, "{version}");
+        assert_eq!(world.log.next().await.code(), Some(code));
+        client.close().await;
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn protocols_are_agreed_on_by_name() {
     let plain = AppDoc::new("plain")
