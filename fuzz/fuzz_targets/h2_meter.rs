@@ -29,5 +29,7 @@ fn walk(sent: &[u8], received: &[u8], drip: usize) -> Result<(), Flood> {
     for slice in sent.chunks(drip) {
         meter.sent(slice);
     }
-    received.chunks(drip).try_for_each(|slice| meter.received(slice, 1))
+    received
+        .chunks(drip)
+        .try_for_each(|slice| meter.received(slice, 1))
 }
