@@ -58,6 +58,7 @@ fuzz_target!(|facts: Facts<'_>| {
         protocol: [Protocol::Http10, Protocol::Http11, Protocol::Http2]
             [usize::from(facts.protocol % 3)],
         tls: facts.tls.then_some("tls1.3"),
+        agent: Some(facts.path),
     };
     check_heroku(&line);
     check_json(&line);
@@ -116,6 +117,9 @@ fn check_heroku(line: &LogLine<'_>) {
     reader.bare("tls", line.tls.is_some().to_string().as_bytes());
     if let Some(version) = line.tls {
         reader.bare("tls_version", version.as_bytes());
+    }
+    if line.failure == Some(Failure::Misdirected) {
+        reader.quoted("agent", line.agent.unwrap_or_default());
     }
     assert_eq!(reader.0, "", "something stands behind the last field");
 }

@@ -170,6 +170,10 @@ async fn serve<C: Client>(
         return redirect(worker, client, head, admitted, exchange, upload).await;
     }
     check_app(&exchange.route.app)?;
+    let speaks_h2 = exchange.route.app.settings.dyno_protocol.is_http2() && !admitted.upgrade;
+    if speaks_h2 && !forward::fits_h2(head, admitted) {
+        return Err(Failure::BadHeader.into());
+    }
     if peer.above_limit {
         return Err(Failure::ConnectionLimit.into());
     }
@@ -252,7 +256,8 @@ async fn serve<C: Client>(
 
 /// A connection is for the names that its client asked for in the handshake or that its certificate stands for; a
 /// request for another app has come through the wrong door (spec §10-28). Without SNI the Host decides. An app that asks
-/// for a newer TLS version gets it in the handshake that names it; who came in without that name is sent away.
+/// for a newer TLS version, or for no HTTP/2, gets it in the handshake that names it; who came in without that name is
+/// sent away.
 fn check_door(
     worker: &Worker,
     peer: &Peer,
@@ -268,7 +273,9 @@ fn check_door(
     let Some(tls) = &peer.tls else {
         return Ok(());
     };
-    if Some(tls.version) < route.app.settings.min_tls_version {
+    let settings = &route.app.settings;
+    let declined = head.version() == Version::Http2 && !settings.http2;
+    if declined || Some(tls.version) < settings.min_tls_version {
         return Err(wrong_door);
     }
     let Some(sni) = tls.sni.as_deref() else {
@@ -461,6 +468,7 @@ async fn run_tunnel<C: Client>(
             client.sink().end();
             Ok(After::Close)
         }
+        TunnelEnd::Broken => Ok(After::Close),
         TunnelEnd::Failed(failure) => Err(Fallen::AfterHead(failure)),
     }
 }

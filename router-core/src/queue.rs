@@ -48,7 +48,7 @@ pub(crate) struct OutQueue {
     /// The body in progress is chunked.
     chunked: bool,
     /// Trailers of a body that is chunked here.
-    trailers: Bytes,
+    trailers: BytesMut,
     /// Its last chunk is queued.
     ended: bool,
 }
@@ -70,7 +70,7 @@ impl OutQueue {
     pub(crate) fn begin_body(&mut self, chunked: bool) {
         self.chunked = chunked;
         self.ended = false;
-        self.trailers = Bytes::new();
+        self.trailers.clear();
     }
 
     /// How much content is still queued; within the first piece, framing counts as sent first.
@@ -150,14 +150,14 @@ impl BodySink for OutQueue {
     }
 
     fn put_trailers(&mut self, lines: Bytes) -> bool {
-        self.trailers = lines;
-        true
+        self.trailers.extend_from_slice(&lines);
+        self.trailers.len() <= MOST_TRAILERS
     }
 
     fn end(&mut self) {
         if self.chunked && !std::mem::replace(&mut self.ended, true) {
             self.push(Bytes::from_static(b"0\r\n"));
-            let trailers = std::mem::take(&mut self.trailers);
+            let trailers = self.trailers.split().freeze();
             self.push(trailers);
             self.push(Bytes::from_static(b"\r\n"));
         }
@@ -171,6 +171,7 @@ pub(crate) fn is_small(piece: &Bytes, pieces: usize) -> bool {
     piece.len() < SMALL && pieces >= MANY
 }
 
+/// Of what is sealed; whoever writes seals first.
 impl Buf for OutQueue {
     fn remaining(&self) -> usize {
         self.length

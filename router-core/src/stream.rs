@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use router_model::failure::Failure;
+use router_model::h1::Framing;
 use router_model::h2 as messages;
 
 use crate::queue::{BodySink, MOST_TRAILERS, Pumped, is_small};
@@ -20,6 +21,9 @@ pub(crate) struct StreamIn {
     trailers: Bytes,
     /// The peer has sent all of it.
     ended: bool,
+    /// The message has no body, whatever the stream carries: a WebSocket's bytes are none (RFC 8441), and what a dyno
+    /// sends after a 204 is not even that.
+    bodiless: bool,
 }
 
 impl StreamIn {
@@ -29,7 +33,13 @@ impl StreamIn {
             stream,
             pieces: VecDeque::new(),
             trailers: Bytes::new(),
+            bodiless: false,
         }
+    }
+
+    /// The head has been understood; its body ends with the stream, unless there is none.
+    pub(crate) fn begin(&mut self, framing: Framing) {
+        self.bodiless = framing == Framing::None;
     }
 
     /// Receives more. Pending for ever once all has been received.
@@ -39,6 +49,10 @@ impl StreamIn {
         }
         match ready!(self.stream.poll_data(cx)) {
             Some(Ok(bytes)) if bytes.is_empty() => self.ended = self.stream.is_end_stream(),
+            // A small piece would hold on to the large buffer that it was read into.
+            Some(Ok(bytes)) if bytes.len() < SMALL => {
+                self.pieces.push_back(Bytes::copy_from_slice(&bytes));
+            }
             Some(Ok(bytes)) => self.pieces.push_back(bytes),
             Some(Err(error)) => return Poll::Ready(Err(error)),
             None => {
@@ -53,6 +67,10 @@ impl StreamIn {
 
     /// Moves what has been received to `to`, until `to` holds `room` bytes. Adds to `content` the bytes of it.
     pub(crate) fn pump(&mut self, to: &mut dyn BodySink, room: usize, content: &mut u64) -> Pumped {
+        if self.bodiless {
+            to.end();
+            return Pumped::Done;
+        }
         while let Some(piece) = self.pieces.pop_front() {
             if to.queued() >= room {
                 self.pieces.push_front(piece);
@@ -87,6 +105,8 @@ impl StreamIn {
         !self.pieces.is_empty()
     }
 }
+
+const SMALL: usize = 1024;
 
 /// The sending half's queue. The head of the message is its owner's business.
 #[derive(Debug, Default)]

@@ -72,8 +72,10 @@ pub enum Failure {
     Misdirected,
     /// H32: the same over HTTP/1.
     CertificateMismatch,
-    /// H33: an HTTP/2 stream broke its rules, on either side.
+    /// H33: the client's HTTP/2 stream broke its rules.
     StreamBroken,
+    /// H33: the dyno's did.
+    DynoStreamBroken,
     /// H34: every `up` dyno stayed quarantined for the whole time allowed to find one.
     AllQuarantined,
     /// H80: the app is in maintenance.
@@ -167,6 +169,7 @@ impl Failure {
         Self::Misdirected,
         Self::CertificateMismatch,
         Self::StreamBroken,
+        Self::DynoStreamBroken,
         Self::AllQuarantined,
         Self::Maintenance,
         Self::BlankApp,

@@ -78,24 +78,43 @@ impl<'a> Believed<'a> {
     /// Reads the fields of a request that came through a trusted proxy. With several lines of one name the last is the
     /// nearest proxy's.
     pub fn of(fields: &'a Fields) -> Self {
-        let last = |id| fields.values(id).last();
-        let text = |id| last(id).and_then(|value| std::str::from_utf8(value).ok());
+        let last = |id| fields.values(id).flat_map(list_elements).last();
         let proto = last(FieldId::XForwardedProto);
         let is =
             |wanted: &str| proto.is_some_and(|value| value.eq_ignore_ascii_case(wanted.as_bytes()));
         let start = last(FieldId::XRequestStart).filter(|value| {
             let digits = value.strip_prefix(b"t=").unwrap_or(value);
-            (1..=20).contains(&digits.len())
-                && digits
-                    .iter()
-                    .all(|byte| byte.is_ascii_digit() || *byte == b'.')
+            (1..=20).contains(&digits.len()) && is_decimal(digits)
         });
         Self {
-            proto: ["https", "http"].into_iter().find(|proto| is(proto)),
-            port: text(FieldId::XForwardedPort).and_then(|port| port.parse().ok()),
+            proto: [
+                ("https", "https"),
+                ("wss", "https"),
+                ("http", "http"),
+                ("ws", "http"),
+            ]
+            .into_iter()
+            .find_map(|(said, proto)| is(said).then_some(proto)),
+            port: last(FieldId::XForwardedPort).and_then(|port| {
+                let digits = port.iter().all(u8::is_ascii_digit);
+                std::str::from_utf8(port)
+                    .ok()?
+                    .parse()
+                    .ok()
+                    .filter(|_| digits)
+            }),
             request_start: start,
         }
     }
+}
+
+/// Digits with at most one point among them.
+fn is_decimal(text: &[u8]) -> bool {
+    let points = text.iter().filter(|byte| **byte == b'.').count();
+    points <= 1
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_digit() || *byte == b'.')
 }
 
 /// Who the client is when proxies that are trusted stand before the router: the right-most address of
@@ -144,7 +163,8 @@ impl FieldWriter for HeaderMap {
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
         {
-            self.append(name, value);
+            // It takes some 24,000 fields; heads have limits below that.
+            self.try_append(name, value).ok();
         }
     }
 }
@@ -197,7 +217,7 @@ pub fn h2_request(
     ours: &RequestFields<'_>,
     scheme: &str,
 ) -> Option<http::Request<()>> {
-    let mut fields = HeaderMap::with_capacity(head.fields().len() + 8);
+    let mut fields = field_map(head.fields().len() + 8);
     pass_request_fields(head, admitted, ours, true, &mut fields);
     write_router_fields(head.fields(), ours, &mut fields);
     if let Framing::Length(length) = admitted.framing {
@@ -216,6 +236,22 @@ pub fn h2_request(
     *request.headers_mut() = fields;
     Some(request)
 }
+
+/// Whether HTTP/2 can say a request: what http takes as a target is a little less than what HTTP/1 does.
+pub fn fits_h2(head: &RequestHead, admitted: &Admitted<'_>) -> bool {
+    http::uri::PathAndQuery::try_from(path_of(head.target())).is_ok()
+        && http::uri::Authority::try_from(admitted.host_as_sent).is_ok()
+        && http::Method::from_bytes(head.method()).is_ok()
+        && head.fields().len() <= MOST_FIELDS
+}
+
+/// Room for so many fields; too many for a map are refused before they come here.
+fn field_map(fields: usize) -> HeaderMap {
+    HeaderMap::with_capacity(fields.min(MOST_FIELDS))
+}
+
+/// Fields that surely fit into a field map, the router's own included.
+const MOST_FIELDS: usize = 20_000;
 
 /// The client's own fields, without what is hop-by-hop or the router's to say. `Forwarded` (RFC 7239) is taken out: what
 /// it would tell is in the `X-Forwarded` fields, and two accounts of one client can differ.
@@ -338,7 +374,13 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
     write_status_line(head.status(), head.reason(), out);
     pass_response_fields(head, ours, false, out);
     let is_chunked = ours.framing == Framing::Chunked && !ours.to_http10;
-    // A dyno that speaks HTTP/2 has no transfer coding of its own.
+    // A dyno that speaks HTTP/2 has no transfer coding of its own, and says with the stream that there is no content.
+    if ours.framing == Framing::Length(0)
+        && head.fields().first(FieldId::ContentLength).is_none()
+        && !is_chunked
+    {
+        put(out, &[b"Content-Length: 0\r\n"]);
+    }
     if is_chunked && !is_chunked_by_dyno(head) {
         put(out, &[b"Transfer-Encoding: chunked\r\n"]);
     }
@@ -352,7 +394,7 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
 
 /// The response head for an HTTP/2 client. A 101 becomes the 200 of RFC 8441 §5.
 pub fn h2_response(head: &ResponseHead, ours: &ResponseFields<'_>) -> http::Response<()> {
-    let mut fields = HeaderMap::with_capacity(head.fields().len() + 4);
+    let mut fields = field_map(head.fields().len() + 4);
     pass_response_fields(head, ours, true, &mut fields);
     let status = match head.status() {
         101 => 200,

@@ -28,6 +28,8 @@ pub struct Limits {
     pub response_header_line: usize,
     /// Longest `Set-Cookie` line of a response (H25 oversized cookie).
     pub response_cookie_line: usize,
+    /// Most header lines of a response (H25 oversized header).
+    pub response_headers: usize,
     /// Longest head of a response, all lines together (H25 oversized header).
     pub response_head: usize,
     /// Response bytes held for a client that reads more slowly than its dyno writes.
@@ -102,6 +104,7 @@ impl Default for Limits {
             response_status_line: 8192,
             response_header_line: 524_288,
             response_cookie_line: 8192,
+            response_headers: 10_000,
             response_head: 1_048_576,
             response_buffer: 1_048_576,
             client_connections: 100_000,

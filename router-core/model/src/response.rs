@@ -27,10 +27,9 @@ pub fn head_failure(error: HeadError) -> Failure {
         HeadError::StartLine
         | HeadError::Version
         | HeadError::LineEnding
-        | HeadError::FieldLine
-        | HeadError::TooManyFields => Failure::MalformedResponse,
+        | HeadError::FieldLine => Failure::MalformedResponse,
         HeadError::StartLineTooLong => Failure::OversizedStatusLine,
-        HeadError::FieldTooLong => Failure::OversizedHeader,
+        HeadError::FieldTooLong | HeadError::TooManyFields => Failure::OversizedHeader,
         HeadError::CookieTooLong => Failure::OversizedCookie,
     }
 }

@@ -137,7 +137,9 @@ pub const fn of(failure: Failure) -> &'static Verdict {
         Failure::CertificateMismatch => {
             &const { wrong_door("H32", "TLS Certificate Mismatch", 495) }
         }
-        Failure::StreamBroken => &const { app_error("H33", "HTTP/2 Stream Broken") },
+        Failure::StreamBroken | Failure::DynoStreamBroken => {
+            &const { app_error("H33", "HTTP/2 Stream Broken") }
+        }
         Failure::AllQuarantined => &const { app_error("H34", "All up dynos are quarantined") },
         Failure::Maintenance => {
             &const { notice("H80", "Maintenance mode", 503, Page::Maintenance) }

@@ -39,8 +39,6 @@ pub(crate) struct H2Client {
     peer: Arc<Peer>,
     timer: Timer,
     body: StreamIn,
-    /// The request has no body, whatever the stream goes on to carry: a WebSocket's bytes are none (RFC 8441).
-    bodiless: bool,
     respond: SendResponse<Bytes>,
     /// There once the head is out.
     stream: Option<SendStream<Bytes>>,
@@ -62,7 +60,6 @@ impl H2Client {
             peer,
             timer: Timer::new(),
             body: StreamIn::new(body),
-            bodiless: false,
             respond,
             stream: None,
             interims: Vec::new(),
@@ -129,9 +126,8 @@ impl Client for H2Client {
         &mut self.timer
     }
 
-    /// The end of the stream is the end of a body.
     fn begin_body(&mut self, framing: Framing, _: ChunkLimits) {
-        self.bodiless = framing == Framing::None;
+        self.body.begin(framing);
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
@@ -142,10 +138,6 @@ impl Client for H2Client {
     }
 
     fn pump_body(&mut self, to: &mut dyn BodySink, room: usize) -> Result<Pumped, Failure> {
-        if self.bodiless {
-            to.end();
-            return Ok(Pumped::Done);
-        }
         let mut content = 0;
         Ok(self.body.pump(to, room, &mut content))
     }

@@ -23,8 +23,6 @@ pub(crate) struct H2Exchange {
     limits: HeadLimits,
     pub(super) out: StreamOut,
     state: State,
-    /// The response has no body.
-    bodiless: bool,
     heads: VecDeque<ResponseHead>,
     /// The dyno has said that it did not look at the request.
     refused: bool,
@@ -44,7 +42,6 @@ impl H2Exchange {
             limits,
             out: StreamOut::default(),
             state: State::Unsent(None),
-            bodiless: false,
             heads: VecDeque::new(),
             refused: false,
         }
@@ -149,7 +146,9 @@ impl H2Exchange {
     /// The final head has been taken. What has no body by its status or its request's method has none, whatever the dyno
     /// sends on its stream: to an HTTP/1 client that would be another response.
     pub(super) fn begin_body(&mut self, framing: Framing) {
-        self.bodiless = framing == Framing::None;
+        if let State::Answered(body, _) = &mut self.state {
+            body.begin(framing);
+        }
     }
 
     pub(super) fn take_head(&mut self) -> Option<ResponseHead> {
@@ -167,10 +166,6 @@ impl H2Exchange {
         room: usize,
         content: &mut u64,
     ) -> Pumped {
-        if self.bodiless {
-            to.end();
-            return Pumped::Done;
-        }
         match &mut self.state {
             State::Answered(body, _) => body.pump(to, room, content),
             State::Unsent(_) | State::Waiting(..) => Pumped::NeedMore,
@@ -182,7 +177,7 @@ impl H2Exchange {
 /// is a broken one, whoever broke it.
 fn failure(error: &h2::Error, answered: bool) -> Failure {
     match (error.is_reset(), answered) {
-        (true, _) => Failure::StreamBroken,
+        (true, _) => Failure::DynoStreamBroken,
         (false, false) => Failure::ClosedWithoutResponse,
         (false, true) => Failure::DynoInterrupted,
     }

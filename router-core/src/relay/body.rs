@@ -254,6 +254,15 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
         &self.worker.shared.limits
     }
 
+    /// Response bytes that may wait for the client. Over HTTP/2 there are many streams to a connection.
+    fn room(&self) -> usize {
+        const OF_A_STREAM: usize = 256 * 1024;
+        match self.plan.version {
+            Version::Http2 => self.limits().response_buffer.min(OF_A_STREAM),
+            Version::Http10 | Version::Http11 => self.limits().response_buffer,
+        }
+    }
+
     /// Client to dyno, until both have to wait.
     fn poll_upload(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Failure> {
         let room = self.limits().request_buffer;
@@ -302,7 +311,7 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Result<Option<Ended>, Failure> {
-        let room = self.limits().response_buffer;
+        let room = self.room();
         loop {
             self.understand(room, now)?;
             if !self.client.is_flushed() {
@@ -506,7 +515,8 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
             && self.dyno.is_flushed();
         let reusable = self
             .judged
-            .filter(|judged| judged.reusable && clean)
+            // What a client sends behind an extended CONNECT is no HTTP; nothing of it should be here, and nobody should find out.
+            .filter(|judged| judged.reusable && clean && self.plan.websocket_key.is_none())
             .map(|judged| judged.keep_alive_timeout);
         Ended::Response {
             reusable,
@@ -541,8 +551,8 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
             }
             _ => None,
         };
-        let reading = matches!(self.down, Down::Head | Down::Body(_))
-            && self.client.queued() < limits.response_buffer;
+        let reading =
+            matches!(self.down, Down::Head | Down::Body(_)) && self.client.queued() < self.room();
         // Until the whole request is with the dyno, a dyno that has not answered owes nothing, whatever interim
         // responses it sent.
         let silent_since = match (&self.down, up.complete_at) {

@@ -21,6 +21,8 @@ use crate::worker::Worker;
 pub(crate) enum TunnelEnd {
     /// One side closed, or its dyno was retired and the drain window is over.
     Closed,
+    /// One side broke off.
+    Broken,
     /// H15, or H24 when the router itself had to go.
     Failed(Failure),
 }
@@ -83,7 +85,7 @@ async fn spread(window: Duration) {
 impl<C: Client> Tunnel<'_, '_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         if self.poll_up(cx).is_err() || self.poll_down(cx).is_err() {
-            return Poll::Ready(TunnelEnd::Closed);
+            return Poll::Ready(TunnelEnd::Broken);
         }
         // The end of one side ends both, once what it sent has been delivered, and answered if it waits for that.
         let client_left = self.client_ended.is_some()

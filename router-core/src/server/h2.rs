@@ -51,7 +51,12 @@ where
     let flood = io.flood_seen();
     let stalled = io.stalled();
     let handshake = tokio::time::timeout(timeouts.client_header, options(worker).handshake(io));
-    let Ok(Ok(mut connection)) = handshake.await else {
+    let handshake = tokio::select! {
+        handshake = handshake => handshake,
+        // A client that has sent its preface gets its GOAWAY; one that has not has nothing to lose.
+        () = async { worker.drain.cancelled().await; tokio::time::sleep(LAST_WORD).await } => return,
+    };
+    let Ok(Ok(mut connection)) = handshake else {
         return;
     };
     let activity = Arc::new(Activity::new(clock::now()));
@@ -62,6 +67,14 @@ where
             // Cancel-safe: the connection keeps what it has read, and the others hold nothing.
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
+                    if let End::Written(_) = end {
+                        end = End::Announced;
+                    }
+                    // It gets its answer (H22), and is not kept.
+                    if peer.above_limit && end == End::NotYet {
+                        connection.graceful_shutdown();
+                        end = End::Announced;
+                    }
                     let open = Open::new(&activity);
                     let (worker, peer, stalled) =
                         (Arc::clone(worker), Arc::clone(&peer), stalled.clone());
@@ -96,7 +109,10 @@ where
                 }
             }
             () = tokio::time::sleep_until(idle_at), if end == End::NotYet => match activity.idle_since() {
-                Some(since) if since + timeouts.client_idle <= clock::now() => end = End::Announced,
+                Some(since) if since + timeouts.client_idle <= clock::now() => {
+                    connection.graceful_shutdown();
+                    end = End::Announced;
+                }
                 Some(since) => idle_at = since + timeouts.client_idle,
                 None => idle_at = clock::now() + timeouts.client_idle,
             },
@@ -144,7 +160,7 @@ fn options(worker: &Worker) -> h2::server::Builder {
     const FRAME: u32 = 16 * 1024;
     /// What the small DATA frames that wait to be read may cost, each counted as 256 bytes: a burst of gRPC messages is no
     /// attack.
-    const SMALL_FRAMES: usize = 8 * 1024 * 1024;
+    const SMALL_FRAMES: usize = 2 * 1024 * 1024;
     /// Streams that had to be reset because the client broke a rule, in a connection's life (CVE-2025-8671).
     const PROVOKED: usize = 1024;
     let limits = &worker.shared.limits.http2;

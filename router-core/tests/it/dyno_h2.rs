@@ -566,6 +566,67 @@ async fn a_dyno_that_says_nothing_is_a_request_timeout() {
     world.finish().await;
 }
 
+/// The end of the stream says that there is no content; to an HTTP/1 client it has to be said in the head.
+#[tokio::test]
+async fn an_answer_that_is_only_a_head_ends_for_the_client_too() {
+    let (world, mut dyno, mut client) = shop_with_h2_dyno().await;
+    for (method, status, length) in [
+        ("GET", 200, Some("0")),
+        ("GET", 302, Some("0")),
+        ("GET", 204, None),
+        ("GET", 304, None),
+        ("HEAD", 200, None),
+    ] {
+        client
+            .send(format!("{method} / HTTP/1.1\r\nHost: shop.test\r\n\r\n"))
+            .await;
+        dyno.call().await.respond(status, &[], true);
+        let response = if method == "HEAD" {
+            client.read_response_to_head().await
+        } else {
+            client.read_response().await
+        };
+        assert_eq!(
+            (response.status, response.header("content-length")),
+            (status, length)
+        );
+        assert!(response.open, "{method} {status}");
+        assert_served(&world.log.next().await, "web.1", status);
+    }
+    world.finish().await;
+}
+
+/// A target that HTTP/2 cannot say is the client's fault, not its dyno's.
+#[tokio::test]
+async fn a_target_that_http2_cannot_say_is_a_bad_request() {
+    let (world, mut dyno, mut client) = shop_with_h2_dyno().await;
+    let response = client.exchange(get("/a<b>")).await;
+    assert_eq!(response.status, 400);
+    assert_eq!(world.log.next().await.code(), Some("H26"));
+    dyno.assert_no_call();
+    world.finish().await;
+}
+
+/// More fields than an HTTP/2 head can hold must not come near one.
+#[tokio::test]
+async fn a_response_of_endless_fields_is_refused() {
+    let world = World::with(|setup| setup.http2_prior_knowledge = true);
+    let dyno = FakeDyno::start().await;
+    world.apply(&[shop().web(1, dyno.address())]);
+    let mut client = world.client().await;
+    client.send(get("/")).await;
+    let mut conn = dyno.accept().await;
+    conn.read_head().await;
+    conn.try_write(format!(
+        "HTTP/1.1 200 OK\r\n{}\r\n",
+        "a:\r\n".repeat(40_000)
+    ))
+    .await;
+    assert_eq!(client.read_response().await.status, 502);
+    assert_failed_at(&world.log.next().await, "web.1", "H25", 502);
+    world.finish().await;
+}
+
 /// To an HTTP/1 client such bytes would be the response to its next request.
 #[tokio::test]
 async fn content_of_a_response_that_has_none_goes_to_nobody() {

@@ -292,6 +292,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         ("response_status_line", 1, &mut limits.response_status_line),
         ("response_header_line", 1, &mut limits.response_header_line),
         ("response_cookie_line", 1, &mut limits.response_cookie_line),
+        ("response_headers", 1, &mut limits.response_headers),
         ("response_head", 1, &mut limits.response_head),
         ("response_buffer", 1, &mut limits.response_buffer),
         ("client_connections", 1, &mut limits.client_connections),

@@ -241,6 +241,13 @@ fn a_trusted_proxy_is_believed_where_it_can_be_read() {
             "X-Forwarded-Proto: ftp\r\nX-Forwarded-Port: 70000\r\nX-Request-Start: now\r\n",
             Believed::default(),
         ),
+        (
+            "X-Forwarded-Proto: http, wss\r\nX-Forwarded-Port: +80\r\nX-Request-Start: 1.1.1\r\n",
+            Believed {
+                proto: Some("https"),
+                ..Believed::default()
+            },
+        ),
     ] {
         let head = parse(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap();
         assert_eq!(Believed::of(head.fields()), believed, "{fields}");

@@ -78,7 +78,7 @@ impl HeadLimits {
             field_line: limits.response_header_line,
             field_name: limits.response_header_line,
             cookie_line: limits.response_cookie_line,
-            fields: usize::MAX,
+            fields: limits.response_headers,
             total: limits.response_head,
         }
     }
@@ -397,7 +397,7 @@ fn request_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
 }
 
 /// No blank, no control byte; bytes above ASCII only as UTF-8, which curl and older browsers send unescaped.
-fn is_target(target: &[u8]) -> bool {
+pub(crate) fn is_target(target: &[u8]) -> bool {
     let visible = target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
     !target.is_empty() && visible && (target.is_ascii() || std::str::from_utf8(target).is_ok())
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::websocket;
 use crate::failure::{BadRequest, Failure};
 use crate::h1::field::{Field, Span};
-use crate::h1::head::{LONGEST_METHOD, parse_field, span};
+use crate::h1::head::{LONGEST_METHOD, is_target, parse_field, span};
 use crate::h1::{FieldId, Fields, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
 
 /// The head of a request. `ended`: its stream ended with it. `protocol`: the `:protocol` of an extended CONNECT (RFC
@@ -40,7 +40,7 @@ pub fn request_head(
         .path_and_query()
         .map_or("/", http::uri::PathAndQuery::as_str);
     const VERSION_AND_BLANKS: usize = " HTTP/2.0 ".len();
-    if method.len() > LONGEST_METHOD {
+    if method.len() > LONGEST_METHOD || !is_target(target.as_bytes()) {
         return Err(bad(BadRequest::RequestLine));
     }
     if method.len() + target.len() + VERSION_AND_BLANKS > limits.start_line {
