@@ -52,7 +52,8 @@ pub enum Event {
     },
     /// A TLS handshake with a client came to nothing.
     TlsFailed(TlsFailure),
-    /// A connection was closed before its handshake, because too many others were in theirs.
+    /// A connection was closed before its handshake, because too many others were in theirs; or before its hello,
+    /// because too many others that said nothing came after it.
     TlsRefused,
     /// A connection was closed because it did not begin with the PROXY header that its listener wants.
     ProxyHeaderRefused,
@@ -67,6 +68,8 @@ pub enum TlsFailure {
     Gone,
     /// It was not over in time.
     Timeout,
+    /// It was not over when the router had drained.
+    Draining,
     /// There is no certificate for the name, and no default.
     NoCertificate,
     /// The client speaks no version, cipher suite or group that is allowed here.
@@ -81,9 +84,10 @@ pub enum TlsFailure {
 
 impl TlsFailure {
     /// Every failure, in the order in which they are documented.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Gone,
         Self::Timeout,
+        Self::Draining,
         Self::NoCertificate,
         Self::Incompatible,
         Self::Protocol,
@@ -96,6 +100,7 @@ impl TlsFailure {
         match self {
             Self::Gone => "gone",
             Self::Timeout => "timeout",
+            Self::Draining => "draining",
             Self::NoCertificate => "no_certificate",
             Self::Incompatible => "incompatible",
             Self::Protocol => "protocol",

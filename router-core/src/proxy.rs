@@ -281,11 +281,7 @@ fn check_door(
     let Some(sni) = tls.sni.as_deref() else {
         return Ok(());
     };
-    let covered = || {
-        tls.certificate
-            .as_ref()
-            .is_some_and(|certificate| certificate.covers(host))
-    };
+    let covered = || tls.certificate.covers(host);
     let same_app = || {
         worker
             .route(sni)
@@ -300,6 +296,9 @@ fn check_door(
 
 /// The answer to an ACME challenge that is known here; all others are the app's own business (spec §5.3).
 fn challenge(worker: &Worker, head: &RequestHead) -> Option<Arc<str>> {
+    if !matches!(head.method(), b"GET" | b"HEAD") {
+        return None;
+    }
     const PATH: &[u8] = b"/.well-known/acme-challenge/";
     let token = head.target().strip_prefix(PATH)?;
     worker

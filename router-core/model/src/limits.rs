@@ -36,7 +36,9 @@ pub struct Limits {
     pub response_buffer: usize,
     /// Client connections of the whole process; above it H22.
     pub client_connections: usize,
-    /// TLS handshakes in progress per worker; above it connections are closed at once.
+    /// TLS handshakes in progress per worker; above it a connection is closed when it says hello. Connections that have
+    /// not said hello (or sent their PROXY header) yet may be eight times as many per listener and worker; above it the
+    /// oldest of them is closed.
     pub tls_handshakes: usize,
     /// Kept connections per dyno and worker.
     pub idle_connections_per_dyno: usize,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::listener::TlsListenerSettings;
+use super::silent::Silent;
 use crate::client::Transport;
 use crate::clock;
 use crate::observe::{Event, TlsFailure};
@@ -17,16 +18,15 @@ use crate::worker::Worker;
 
 /// A handshake in progress: one of so many that a worker may have at once.
 #[must_use]
-pub(super) struct HandshakeSlot(Arc<Worker>);
+struct HandshakeSlot(Arc<Worker>);
 
 impl HandshakeSlot {
     /// `None` if there are too many already.
-    pub(super) fn take(worker: &Arc<Worker>) -> Option<Self> {
+    fn take(worker: &Arc<Worker>) -> Option<Self> {
         let in_progress = &worker.gauges.handshakes;
         let most = worker.shared.limits.tls_handshakes as u64;
         // Only this worker counts here, so nobody comes in between.
         if in_progress.load(Ordering::Relaxed) >= most {
-            worker.event(Event::TlsRefused);
             return None;
         }
         in_progress.fetch_add(1, Ordering::Relaxed);
@@ -40,19 +40,33 @@ impl Drop for HandshakeSlot {
     }
 }
 
+/// Why there is no handshake.
+enum Ended {
+    Failed(TlsFailure),
+    /// There were too many others.
+    Refused,
+}
+
+impl From<TlsFailure> for Ended {
+    fn from(failure: TlsFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 /// Does the handshake; `None` if it came to nothing, which has been told then.
 pub(super) async fn accept(
-    worker: &Worker,
+    worker: &Arc<Worker>,
     stream: TcpStream,
     settings: &TlsListenerSettings,
+    silent: Silent,
 ) -> Option<Accepted> {
     let began = clock::now();
     let patience = worker.shared.timeouts.tls_handshake;
-    let handshake = tokio::time::timeout(patience, shake_hands(worker, stream, settings));
+    let handshake = tokio::time::timeout(patience, shake_hands(worker, stream, settings, silent));
     let result = tokio::select! {
         // Dropping a handshake ends its connection, which is all there is to it.
-        result = handshake => result.unwrap_or(Err(TlsFailure::Timeout)),
-        () = drained(worker) => Err(TlsFailure::Timeout),
+        result = handshake => result.unwrap_or(Err(TlsFailure::Timeout.into())),
+        () = drained(worker) => Err(TlsFailure::Draining.into()),
     };
     match result {
         Ok(accepted) => {
@@ -64,7 +78,11 @@ pub(super) async fn accept(
             });
             Some(accepted)
         }
-        Err(failure) => {
+        Err(Ended::Refused) => {
+            worker.event(Event::TlsRefused);
+            None
+        }
+        Err(Ended::Failed(failure)) => {
             tracing::debug!(why = failure.as_str(), "a TLS handshake failed");
             worker.event(Event::TlsFailed(failure));
             None
@@ -80,19 +98,42 @@ async fn drained(worker: &Worker) {
 }
 
 async fn shake_hands(
-    worker: &Worker,
+    worker: &Arc<Worker>,
     stream: TcpStream,
     settings: &TlsListenerSettings,
-) -> Result<Accepted, TlsFailure> {
-    let hello = Hello::read(stream).await?;
+    mut silent: Silent,
+) -> Result<Accepted, Ended> {
+    let hello = tokio::select! {
+        // A connection that is pushed out ends, so nothing that was read is missed.
+        hello = hello(stream) => hello?,
+        () = silent.pushed_out() => return Err(Ended::Refused),
+    };
+    drop(silent);
+    // Not before the hello: a slot stands for work, and silence is none.
+    let Some(_slot) = HandshakeSlot::take(worker) else {
+        return Err(Ended::Refused);
+    };
     let store = &worker.shared.certificates;
     let named = hello.sni().and_then(|name| store.resolve(name));
     let default = || settings.default.as_ref().map(|default| default.current());
     let Some(certificate) = named.or_else(default) else {
-        return Err(hello.refuse().await);
+        return Err(hello.refuse().await.into());
     };
     let terms = terms(worker, hello.sni(), settings);
-    hello.accept(&worker.shared.tls, terms, certificate).await
+    let accepted = hello.accept(&worker.shared.tls, terms, certificate).await;
+    Ok(accepted?)
+}
+
+/// Waits for the client's hello; its first byte has less time than a whole handshake.
+async fn hello(stream: TcpStream) -> Result<Hello, TlsFailure> {
+    const FIRST_BYTE: Duration = Duration::from_secs(3);
+    let mut first = [0];
+    let begun = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)).await;
+    match begun {
+        Ok(Ok(0) | Err(_)) => Err(TlsFailure::Gone),
+        Ok(Ok(_)) => Hello::read(stream).await,
+        Err(_elapsed) => Err(TlsFailure::Timeout),
+    }
 }
 
 /// What the listener allows and the app of that name, if there is one, does not decline.

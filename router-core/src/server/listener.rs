@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::connection;
-use super::handshake::{self, HandshakeSlot};
+use super::handshake;
 use super::proxy_protocol::{self, NoHeader};
+use super::silent::{Silent, SilentOnes};
 use crate::client::Transport;
 use crate::clock;
 use crate::observe::Event;
@@ -22,7 +23,7 @@ use crate::peer::Peer;
 use crate::socket;
 use crate::tasks;
 use crate::tls::{DefaultCertificate, TlsVersion};
-use crate::worker::Worker;
+use crate::worker::{Counted, Worker};
 
 /// Where to listen, and for what.
 #[derive(Debug, Clone)]
@@ -149,6 +150,11 @@ pub(super) async fn accept(
     terms: Arc<Terms>,
     tasks: TaskTracker,
 ) {
+    /// How many silent connections there may be for each handshake: a silent one costs a socket, a handshake the
+    /// processor's time.
+    const SILENT: usize = 8;
+    let most = worker.shared.limits.tls_handshakes.saturating_mul(SILENT);
+    let silent = SilentOnes::new(most);
     let mut quiet_until = clock::now();
     loop {
         let accepted = tokio::select! {
@@ -157,7 +163,7 @@ pub(super) async fn accept(
             () = worker.drain.cancelled() => return,
         };
         match accepted {
-            Ok((stream, address)) => start(&worker, stream, address, &terms, &tasks),
+            Ok((stream, address)) => start(&worker, stream, address, &terms, &silent, &tasks),
             Err(error) => {
                 // Out of descriptors, mostly: connections in progress must end before new ones can be taken.
                 if clock::now() >= quiet_until {
@@ -175,6 +181,7 @@ fn start(
     stream: TcpStream,
     address: SocketAddr,
     terms: &Arc<Terms>,
+    silent: &Arc<SilentOnes>,
     tasks: &TaskTracker,
 ) {
     socket::tune(&stream);
@@ -185,19 +192,13 @@ fn start(
         trusted_proxies: Arc::clone(&terms.trusted_proxies),
         ..Peer::default()
     };
-    let slot = match terms.settings.tls {
-        Some(_) => match HandshakeSlot::take(worker) {
-            Some(slot) => Some(slot),
-            None => return,
-        },
-        None => None,
-    };
     if terms.settings.tls.is_none() && !terms.settings.proxy_protocol {
         return serve(worker, stream, peer, terms.plain(), tasks);
     }
     let (worker, terms, owner) = (Arc::clone(worker), Arc::clone(terms), tasks.clone());
+    let silent = silent.enter();
     tasks::spawn(tasks, async move {
-        greet(&worker, stream, peer, &terms, slot, &owner).await;
+        greet(&worker, stream, peer, &terms, silent, &owner).await;
     });
 }
 
@@ -237,11 +238,13 @@ async fn greet(
     mut stream: TcpStream,
     mut peer: Peer,
     terms: &Terms,
-    slot: Option<HandshakeSlot>,
+    mut silent: Silent,
     tasks: &TaskTracker,
 ) {
+    // Until it is served, where it counts by itself.
+    let _counted = Counted::new(worker.shared.connections());
     if terms.settings.proxy_protocol {
-        match proxied(worker, &mut stream).await {
+        match proxied(worker, &mut stream, &mut silent).await {
             Ok(Some(addresses)) => {
                 peer.address = Some(addresses.source);
                 peer.port = addresses.destination.port();
@@ -256,7 +259,7 @@ async fn greet(
     let Some(tls) = &terms.settings.tls else {
         return serve(worker, stream, peer, terms.plain(), tasks);
     };
-    if let Some(accepted) = handshake::accept(worker, stream, tls).await {
+    if let Some(accepted) = handshake::accept(worker, stream, tls, silent).await {
         peer.tls = Some(accepted.session);
         let speaks = if accepted.http2 {
             Speaks::Http2
@@ -265,16 +268,20 @@ async fn greet(
         };
         serve(worker, accepted.stream, peer, speaks, tasks);
     }
-    drop(slot);
 }
 
 /// Waits for the PROXY header; a drain does not wait for a connection that has said nothing yet.
-async fn proxied(worker: &Worker, stream: &mut TcpStream) -> Result<Proxied, NoHeader> {
+async fn proxied(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    silent: &mut Silent,
+) -> Result<Proxied, NoHeader> {
     let patience = worker.shared.timeouts.proxy_header;
     let header = tokio::time::timeout(patience, proxy_protocol::read(stream));
     tokio::select! {
         // The connection ends with either error, so nothing that was read is missed.
         header = header => header.unwrap_or(Err(NoHeader::Truncated)),
         () = worker.drain.cancelled() => Err(NoHeader::Truncated),
+        () = silent.pushed_out() => Err(NoHeader::TooMany),
     }
 }

@@ -7,6 +7,7 @@ mod handshake;
 mod listener;
 mod prefixed;
 mod proxy_protocol;
+mod silent;
 mod workers;
 
 pub use listener::{ListenerSettings, StartError, TlsListenerSettings};

@@ -13,6 +13,8 @@ pub(super) enum NoHeader {
     Header(#[from] HeaderError),
     #[error("the connection ended within the PROXY header")]
     Truncated,
+    #[error("too many connections without a PROXY header came after it")]
+    TooMany,
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -80,7 +80,7 @@ impl Hello {
             session: TlsSession {
                 version,
                 sni: self.sni,
-                certificate: Some(certificate),
+                certificate,
             },
             stream: TlsStream::new(stream),
         })

@@ -13,5 +13,5 @@ pub(crate) struct TlsSession {
     /// The name that the client asked for (SNI), normalised like a host; `None` when it sent none.
     pub(crate) sni: Option<Box<str>>,
     /// The certificate that answered.
-    pub(crate) certificate: Option<Arc<Certificate>>,
+    pub(crate) certificate: Arc<Certificate>,
 }

@@ -226,6 +226,10 @@ async fn a_token_that_nobody_expects_is_the_apps_own_business() {
         assert_eq!(response.text(), "the app's", "{token:?}");
         assert_served(&world.log.next().await, "web.1", 200);
     }
+    // The authority only asks.
+    let post = "POST /.well-known/acme-challenge/known HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(client.exchange(post).await.text(), "the app's");
+    assert_served(&world.log.next().await, "web.1", 200);
     router.challenges().forget("known");
     assert_eq!(client.exchange(path("known")).await.text(), "the app's");
     assert_served(&world.log.next().await, "web.1", 200);

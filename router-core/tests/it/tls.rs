@@ -4,6 +4,7 @@
 use router_core::tls::TlsVersion;
 use router_core::{Event, TlsFailure};
 use router_testkit::{AppDoc, Ending, FakeDyno, RawClient, TestCertificate, TlsDialer, eventually};
+use tokio::io::AsyncReadExt;
 
 use crate::world::{World, assert_served, assert_served_tls, get, last_get, ms, ok, post, shop};
 
@@ -320,6 +321,52 @@ async fn what_is_no_handshake_is_closed() {
     world.finish().await;
 }
 
+/// A ClientHello, as a real client sends it.
+async fn hello() -> Vec<u8> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let dialer = anyone("shop.test");
+    let dial = RawClient::try_connect_tls(address, &dialer);
+    let read = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut header = [0; 5];
+        stream.read_exact(&mut header).await.unwrap();
+        let mut body = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+        stream.read_exact(&mut body).await.unwrap();
+        [&header[..], &body].concat()
+    };
+    tokio::join!(read, dial).0
+}
+
+#[tokio::test]
+async fn silence_takes_no_handshake_from_anybody() {
+    let world = World::with(|setup| {
+        setup.https();
+        setup.limits.tls_handshakes = 1;
+    });
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(RawClient::connect(world.https_address()).await);
+    }
+    // They count, as connections.
+    eventually("all are there", || {
+        (world.router.stats().client_connections == 8).then_some(())
+    })
+    .await;
+    // Whoever speaks is served, and the one that has been silent for longest makes room.
+    world.tls_client().await.close().await;
+    let mut oldest = silent.remove(0);
+    let (answer, _) = oldest.read_raw_until_close().await;
+    assert!(answer.is_empty());
+    let events = world.seen.take_handshakes();
+    assert!(events.contains(&Event::TlsRefused), "{events:?}");
+    for mut silent in silent {
+        silent.send("GET").await;
+        assert_eq!(failure(&world).await, TlsFailure::Invalid);
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn handshakes_in_progress_are_bounded_and_others_are_not() {
     let world = World::with(|setup| {
@@ -329,9 +376,17 @@ async fn handshakes_in_progress_are_bounded_and_others_are_not() {
     let dyno = FakeDyno::start().await;
     world.apply(&[shop().web(1, dyno.address())]);
     let mut served = world.tls_client().await;
-    let first = RawClient::connect(world.https_address()).await;
-    let second = RawClient::connect(world.https_address()).await;
-    let mut third = RawClient::connect(world.https_address()).await;
+    let hello = hello().await;
+    let greeted = async || {
+        let mut client = RawClient::connect(world.https_address()).await;
+        client.send(&hello[..]).await;
+        client
+    };
+    let (mut first, mut second) = (greeted().await, greeted().await);
+    // Their slots are taken once there is an answer.
+    first.read_exact(1).await;
+    second.read_exact(1).await;
+    let mut third = greeted().await;
     let (answer, _) = third.read_raw_until_close().await;
     assert!(answer.is_empty());
     let refused = world.seen.take_handshakes();
