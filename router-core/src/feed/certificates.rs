@@ -1,7 +1,8 @@
-//! The certificates of the route document on their way into the store. One that cannot be used is rejected alone, and as
-//! long as there is such a one, no certificate of the previous document is taken away unless another with the same names
-//! is there: nobody can tell which one the bad entry was meant to replace. Files that a document names are read again
-//! when they change, so that a renewal needs no new document.
+//! The certificates of the route document on their way into the store. One that cannot be used is rejected alone, and what
+//! it was meant to replace stays: the certificate of the previous document that has one of its names, if no good one has
+//! it. Where not even the names can be read, that is whatever some routed domain would be left without. All others go,
+//! for a certificate may have been withdrawn for a reason. Files that a document names are read again when they change,
+//! so that a renewal needs no new document.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use router_model::hostname::{self, Domain};
 use router_model::snapshot::{CertificateEntry, CertificateSource, Rejection, Snapshot};
 use zeroize::Zeroizing;
 
@@ -21,7 +23,7 @@ pub(super) const LOOK_AT_FILES: Duration = Duration::from_secs(10);
 pub fn check_certificates(snapshot: &Snapshot) -> Vec<Rejection> {
     let mut certificates = DocumentCertificates::new(Arc::default());
     let next = certificates.read(snapshot);
-    certificates.settle(next);
+    certificates.settle(next, Vec::new);
     certificates.rejected()
 }
 
@@ -37,8 +39,6 @@ pub(super) struct DocumentCertificates {
 pub(super) struct Next {
     entries: Vec<Entry>,
     unusable: Vec<Rejection>,
-    /// What the store shall hold.
-    certificates: Vec<Arc<Certificate>>,
 }
 
 /// One entry of a document that says which certificate it is.
@@ -46,7 +46,15 @@ struct Entry {
     place: String,
     /// Where it is, if it is not in the document.
     files: Option<Files>,
-    read: Result<Arc<Certificate>, String>,
+    read: Result<Arc<Certificate>, Unread>,
+}
+
+/// Why an entry gives no certificate.
+#[derive(PartialEq, Eq)]
+struct Unread {
+    reason: String,
+    /// The names in its chain, if that much can be read.
+    names: Option<Box<[Arc<str>]>>,
 }
 
 struct Files {
@@ -68,24 +76,29 @@ impl DocumentCertificates {
     /// Reads what a document holds or names; changes nothing.
     pub(super) fn read(&self, snapshot: &Snapshot) -> Next {
         let entries = snapshot.certificates.iter();
-        let entries = entries
-            .map(|entry| Entry::read(entry, &self.store))
-            .collect();
-        self.next(entries, snapshot.rejected_certificates.clone())
+        Next {
+            entries: entries
+                .map(|entry| Entry::read(entry, &self.store))
+                .collect(),
+            unusable: snapshot.rejected_certificates.clone(),
+        }
     }
 
     /// Puts in what is new and takes nothing away yet: routes that are still there may need it.
     pub(super) fn add(&self, next: &Next) {
-        let mut all = next.certificates.clone();
+        let mut all = good(&next.entries);
         let wanted: HashSet<_> = all.iter().map(Arc::as_ptr).collect();
         let leaving = self.store.of(Origin::Document).into_iter();
         all.extend(leaving.filter(|held| !wanted.contains(&Arc::as_ptr(held))));
         self.replace(all);
     }
 
-    /// Takes away what the document does not hold any more.
-    pub(super) fn settle(&mut self, next: Next) {
-        self.replace(next.certificates);
+    /// Takes away what the document does not hold any more; `routed` are the domains that are routed now.
+    pub(super) fn settle(&mut self, next: Next, routed: impl FnOnce() -> Vec<Domain>) {
+        let mut certificates = good(&next.entries);
+        let held = self.store.of(Origin::Document);
+        certificates.extend(staying(held, &next, &certificates, routed));
+        self.replace(certificates);
         self.entries = next.entries;
         self.unusable = next.unusable;
     }
@@ -96,7 +109,7 @@ impl DocumentCertificates {
     }
 
     /// Reads the files that have changed; says whether there were any.
-    pub(super) fn look_at_files(&mut self) -> bool {
+    pub(super) fn look_at_files(&mut self, routed: impl FnOnce() -> Vec<Domain>) -> bool {
         let mut entries = std::mem::take(&mut self.entries);
         let mut changed = false;
         for entry in &mut entries {
@@ -104,8 +117,7 @@ impl DocumentCertificates {
         }
         let unusable = std::mem::take(&mut self.unusable);
         if changed {
-            let next = self.next(entries, unusable);
-            self.settle(next);
+            self.settle(Next { entries, unusable }, routed);
         } else {
             (self.entries, self.unusable) = (entries, unusable);
         }
@@ -115,29 +127,11 @@ impl DocumentCertificates {
     /// The entries that are not used, and why.
     pub(super) fn rejected(&self) -> Vec<Rejection> {
         let unread = self.entries.iter().filter_map(|entry| {
-            let reason = entry.read.as_ref().err()?.clone();
+            let reason = entry.read.as_ref().err()?.reason.clone();
             let app = entry.place.clone();
             Some(Rejection { app, reason })
         });
         self.unusable.iter().cloned().chain(unread).collect()
-    }
-
-    fn next(&self, entries: Vec<Entry>, unusable: Vec<Rejection>) -> Next {
-        let good = || entries.iter().filter_map(|entry| entry.read.as_ref().ok());
-        let mut certificates: Vec<_> = good().cloned().collect();
-        if !unusable.is_empty() || certificates.len() < entries.len() {
-            let renewed: HashSet<Vec<&str>> = good().map(|good| good.names().collect()).collect();
-            let held = self.store.of(Origin::Document);
-            let staying = held
-                .into_iter()
-                .filter(|held| !renewed.contains(&held.names().collect::<Vec<_>>()));
-            certificates.extend(staying);
-        }
-        Next {
-            entries,
-            unusable,
-            certificates,
-        }
     }
 
     /// The same certificates again are no change; that they are the same ones is what the store makes of equal texts.
@@ -163,7 +157,7 @@ impl Entry {
                 Self {
                     place,
                     files: None,
-                    read: read.map_err(|error| error.to_string()),
+                    read: read.map_err(|error| Unread::of(chain.as_bytes(), error.to_string())),
                 }
             }
             CertificateSource::Files { chain, key } => {
@@ -201,14 +195,14 @@ impl Entry {
 }
 
 impl Files {
-    fn read(&mut self, store: &CertificateStore) -> Result<Arc<Certificate>, String> {
+    fn read(&mut self, store: &CertificateStore) -> Result<Arc<Certificate>, Unread> {
         // Looked at before they are read: a change in between is seen as one next time.
         self.seen = self.look();
         let chain = read(&self.chain)?;
-        let key = Zeroizing::new(read(&self.key)?);
+        let key = read(&self.key).map_err(|unread| Unread::of(&chain, unread.reason))?;
         store.read_pem(&chain, &key).map_err(|error| {
-            let (chain, key) = (self.chain.display(), self.key.display());
-            format!("{chain} and {key}: {error}")
+            let (chain_path, key_path) = (self.chain.display(), self.key.display());
+            Unread::of(&chain, format!("{chain_path} and {key_path}: {error}"))
         })
     }
 
@@ -218,6 +212,97 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
+    fs::read(path).map(Zeroizing::new).map_err(|error| Unread {
+        reason: format!("{} cannot be read: {error}", path.display()),
+        names: None,
+    })
+}
+
+impl Unread {
+    fn of(chain: &[u8], reason: String) -> Self {
+        Self {
+            reason,
+            names: Certificate::names_in(chain).filter(|names| !names.is_empty()),
+        }
+    }
+}
+
+fn good(entries: &[Entry]) -> Vec<Arc<Certificate>> {
+    let good = entries.iter().filter_map(|entry| entry.read.as_ref().ok());
+    good.cloned().collect()
+}
+
+/// Those of the certificates held so far that a bad entry may have been meant to replace.
+fn staying(
+    held: Vec<Arc<Certificate>>,
+    next: &Next,
+    good: &[Arc<Certificate>],
+    routed: impl FnOnce() -> Vec<Domain>,
+) -> Vec<Arc<Certificate>> {
+    let bad = || {
+        next.entries
+            .iter()
+            .filter_map(|entry| entry.read.as_ref().err())
+    };
+    let nameless = !next.unusable.is_empty() || bad().any(|unread| unread.names.is_none());
+    if !nameless && bad().next().is_none() {
+        return Vec::new();
+    }
+    let covered: HashSet<&str> = good.iter().flat_map(|good| good.names()).collect();
+    let names = bad().filter_map(|unread| unread.names.as_deref()).flatten();
+    let replaced: HashSet<&str> = names
+        .map(|name| &**name)
+        .filter(|name| !covered.contains(name))
+        .collect();
+    let routed = if nameless { routed() } else { Vec::new() };
+    let needs = Needs::of(&routed, &covered);
+    let stays = |held: &Arc<Certificate>| {
+        let mut names = held.names();
+        names.any(|name| replaced.contains(name) || needs.include(name))
+    };
+    held.into_iter().filter(stays).collect()
+}
+
+/// The routed domains that no good certificate stands for.
+struct Needs<'a> {
+    domains: HashSet<&'a str>,
+    /// Under which wildcards there are some: `.a.test` for `*.a.test` and for `x.a.test`.
+    wildcards: HashSet<&'a str>,
+    covered: &'a HashSet<&'a str>,
+}
+
+impl<'a> Needs<'a> {
+    fn of(routed: &'a [Domain], covered: &'a HashSet<&'a str>) -> Self {
+        let open = routed.iter().map(Domain::as_str);
+        let open: HashSet<_> = open.filter(|domain| !covers(covered, domain)).collect();
+        Self {
+            wildcards: open
+                .iter()
+                .copied()
+                .filter_map(hostname::wildcard_key)
+                .collect(),
+            domains: open,
+            covered,
+        }
+    }
+
+    /// Whether a certificate is needed for this name of it.
+    fn include(&self, name: &str) -> bool {
+        match name.strip_prefix('*') {
+            Some(key) => self.wildcards.contains(key),
+            None => {
+                let wildcard = hostname::wildcard_key(name).map(|key| format!("*{key}"));
+                self.domains.contains(name)
+                    || !self.covered.contains(name)
+                        && wildcard.is_some_and(|wildcard| self.domains.contains(&*wildcard))
+            }
+        }
+    }
+}
+
+/// Whether one of the names in certificates stands for this domain, which may be a wildcard itself.
+fn covers(names: &HashSet<&str>, domain: &str) -> bool {
+    names.contains(domain)
+        || hostname::wildcard_key(domain).is_some_and(|key| names.contains(&*format!("*{key}")))
 }

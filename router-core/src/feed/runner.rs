@@ -219,7 +219,8 @@ impl Runner {
                 "certificate authorities of dynos have changed"
             );
         }
-        if self.certificates.look_at_files() {
+        let table = self.router.table();
+        if self.certificates.look_at_files(|| table.domains()) {
             tracing::info!("certificate files of the route document have changed");
             self.tell_of_certificates();
         }
@@ -258,7 +259,8 @@ impl Runner {
             .table()
             .apply_after(&snapshot, || self.certificates.add(&certificates))
             .map_err(|refusal| refusal.to_string())?;
-        self.certificates.settle(certificates);
+        let table = self.router.table();
+        self.certificates.settle(certificates, || table.domains());
         self.cursor.advance(snapshot.revision);
         tracing::info!(
             revision = snapshot.revision,

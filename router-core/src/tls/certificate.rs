@@ -80,6 +80,12 @@ impl Certificate {
         })
     }
 
+    /// The names of the first certificate in a PEM text, fit to be served or not; `None` if it cannot be read.
+    pub(crate) fn names_in(chain: &[u8]) -> Option<Box<[Arc<str>]>> {
+        let leaf = CertificateDer::pem_slice_iter(chain).next()?.ok()?;
+        Facts::of(&leaf).ok().map(|facts| facts.names)
+    }
+
     /// Whether it stands for this host: one of its names is the same, or a wildcard for exactly one label. The host is
     /// lower-case ASCII without a trailing dot; an IPv6 address may have brackets.
     pub fn covers(&self, host: &str) -> bool {

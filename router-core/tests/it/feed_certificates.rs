@@ -120,7 +120,8 @@ async fn a_bad_certificate_is_rejected_alone_and_its_previous_version_stays() {
         ca.certificate(&["b.test"]),
     );
     let expired = ca.certificate_valid(&["a.test"], -10..-1);
-    let mismatch = json!({"chain": renewed.chain_pem(), "key": a.key_pem()});
+    let next = ca.certificate(&["a.test"]);
+    let mismatch = json!({"chain": next.chain_pem(), "key": a.key_pem()});
     let mut revision = 1;
     let fed = Fed::start(&document(1, json!([inline(&a), inline(&b)])));
     fed.at_revision(1).await;
@@ -160,6 +161,92 @@ async fn a_bad_certificate_is_rejected_alone_and_its_previous_version_stays() {
     })
     .await;
     fed.feed.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_certificate_keeps_only_what_it_may_have_been_meant_to_replace() {
+    let ca = TestCa::new("root");
+    let (a, b, wild, c) = (
+        ca.certificate(&["a.test"]),
+        ca.certificate(&["b.test"]),
+        ca.certificate(&["*.c.test"]),
+        ca.certificate(&["x.d.test"]),
+    );
+    let all = [&a, &b, &wild, &c].map(inline);
+    let names = ["a.test", "b.test", "x.c.test", "x.d.test"];
+    let expired = |names: &[&str]| inline(&ca.certificate_valid(names, -10..-1));
+    let unreadable = json!({"chain": "x", "key": "y"});
+    let other = ca.certificate(&["a.test"]);
+    for (why, entries, domains, kept) in [
+        (
+            "it has the same name",
+            vec![expired(&["b.test"])],
+            &names[..],
+            vec!["b.test"],
+        ),
+        (
+            "it has a name more",
+            vec![expired(&["b.test", "www.b.test"])],
+            &names[..],
+            vec!["b.test"],
+        ),
+        (
+            "that one has another name",
+            vec![expired(&["e.test"])],
+            &names[..],
+            vec![],
+        ),
+        (
+            "a good one has its name",
+            vec![expired(&["a.test"]), inline(&other)],
+            &names[..],
+            vec![],
+        ),
+        (
+            "it may be any that is needed",
+            vec![unreadable.clone()],
+            &["b.test", "y.c.test"][..],
+            vec!["b.test", "x.c.test"],
+        ),
+        (
+            "so may one without a chain",
+            vec![json!({"key": "y"})],
+            &["a.test"][..],
+            vec!["a.test"],
+        ),
+        (
+            "under a wildcard",
+            vec![unreadable.clone()],
+            &["*.d.test"][..],
+            vec!["x.d.test"],
+        ),
+        (
+            "a good one is there",
+            vec![unreadable, inline(&other)],
+            &["a.test", "e.test"][..],
+            vec![],
+        ),
+    ] {
+        let with = |revision: u64, certificates: &[Value], domains: &[&str]| {
+            let mut document = document(revision, json!(certificates));
+            document["apps"][0]["domains"] = json!(domains);
+            document["allow_shrink"] = json!(true);
+            document
+        };
+        let fed = Fed::start(&with(1, &all, &names));
+        fed.at_revision(1).await;
+        // Again and again: it is not the first document only that counts.
+        for revision in 2..4 {
+            fed.publish(&with(revision, &entries, domains)).await;
+            let before: Vec<_> = [&a, &b, &wild, &c].map(|one| one.fingerprint()).into();
+            let held = names.into_iter().filter(|name| {
+                fed.answering(name)
+                    .is_some_and(|answering| before.contains(&answering))
+            });
+            assert_eq!(held.collect::<Vec<_>>(), kept, "{why}, revision {revision}");
+        }
+        fed.feed.stop().await;
+    }
 }
 
 #[tokio::test]
