@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::app::App;
 
-pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText};
+pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText, is_no_path};
 
 /// One accepted route document.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -77,8 +77,8 @@ impl AcmeSettings {
     /// Everything that is wrong with these settings. Reads the root file, talks to nobody.
     pub fn check(&self) -> Vec<AcmeSettingsError> {
         let mut wrong = Vec::new();
-        wrong.extend(self.directory().err());
-        wrong.extend(self.contact().err());
+        wrong.extend(self.check_directory().err());
+        wrong.extend(self.check_email().err());
         wrong.extend(self.roots().err());
         if !self.accept_terms {
             wrong.push(AcmeSettingsError::Terms);
@@ -99,11 +99,25 @@ impl AcmeSettings {
         wrong
     }
 
-    fn directory(&self) -> Result<(), AcmeSettingsError> {
+    /// Whether the directory can be one.
+    ///
+    /// # Errors
+    /// [`AcmeSettingsError::Directory`].
+    pub fn check_directory(&self) -> Result<(), AcmeSettingsError> {
         let uri = self.directory.parse::<Uri>().ok();
-        let good = uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
+        let good = uri.is_some_and(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
+        });
         good.then_some(())
             .ok_or_else(|| AcmeSettingsError::Directory(self.directory.clone()))
+    }
+
+    /// Whether the email can be one.
+    ///
+    /// # Errors
+    /// [`AcmeSettingsError::Email`].
+    pub fn check_email(&self) -> Result<(), AcmeSettingsError> {
+        self.contact().map(|_| ())
     }
 
     /// The account's contact, as RFC 8555 §7.3 wants it.
@@ -118,7 +132,7 @@ impl AcmeSettings {
                     .all(|byte| byte.is_ascii_graphic() && byte != b',')
         };
         match email.split_once('@') {
-            Some((name, host)) if plain(name) && plain(host) && !host.contains('@') => {
+            Some((name, host)) if plain(name) && plain(host) && is_hostname(host) => {
                 Ok(Some(format!("mailto:{email}")))
             }
             _ => Err(AcmeSettingsError::Email(email.clone())),
@@ -135,6 +149,10 @@ impl AcmeSettings {
             }),
         }
     }
+}
+
+fn is_hostname(text: &str) -> bool {
+    Domain::parse(text).is_ok_and(|domain| !domain.is_wildcard())
 }
 
 fn read_roots(path: &Path) -> Result<RootCertStore, String> {
@@ -222,14 +240,23 @@ mod tests {
             AcmeSettings::new("acme").check(),
             [AcmeSettingsError::Terms, AcmeSettingsError::Nothing]
         );
-        for directory in ["", "directory", "http://ca.test/dir", "https://", "ftp://x"] {
+        for directory in [
+            "",
+            "directory",
+            "http://ca.test/dir",
+            "https://",
+            "https://:443/",
+            "ftp://x",
+        ] {
             let wrong = wrong(|settings| settings.directory = directory.to_owned());
             assert!(
                 wrong.len() == 1 && wrong[0].contains("https"),
                 "{directory}: {wrong:?}"
             );
         }
-        for email in ["", "a", "@b", "a@", "a@b@c", "a b@c", "a@b,c@d", "a@b\n"] {
+        for email in [
+            "", "a", "@b", "a@", "a@b@c", "a b@c", "a@b,c@d", "a@b\n", "a@*.b", "a@b..c",
+        ] {
             let wrong = wrong(|settings| settings.email = Some(email.to_owned()));
             assert!(
                 wrong.len() == 1 && wrong[0].contains("email"),

@@ -66,7 +66,8 @@ pub(super) fn acme(root: &mut Section<'_>, listeners: &[Listener], folder: &Path
     let mut section = root.section("acme");
     let mut acme = Acme::default();
     if let Some(directory) = section.string("directory") {
-        if !is_https_url(directory) {
+        acme.directory = directory.to_owned();
+        if acme.settings().check_directory().is_err() {
             let wrong = format!("{directory:?} is not the URL of a directory");
             section.note(Problem::new(
                 section.at("directory"),
@@ -74,15 +75,10 @@ pub(super) fn acme(root: &mut Section<'_>, listeners: &[Listener], folder: &Path
                 format!("a URL that begins with https://, such as {LETS_ENCRYPT:?}"),
             ));
         }
-        acme.directory = directory.to_owned();
     }
     if let Some(email) = section.string("email") {
-        let good = email.split_once('@').is_some_and(|(name, host)| {
-            !name.is_empty()
-                && Domain::parse(host).is_ok()
-                && email.chars().all(|c| c.is_ascii_graphic())
-        });
-        if !good {
+        acme.email = Some(email.to_owned());
+        if acme.settings().check_email().is_err() {
             let wrong = format!("{email:?} is not an email address");
             section.note(Problem::new(
                 section.at("email"),
@@ -90,11 +86,8 @@ pub(super) fn acme(root: &mut Section<'_>, listeners: &[Listener], folder: &Path
                 "an address such as \"admin@example.com\"",
             ));
         }
-        acme.email = Some(email.to_owned());
     }
-    if let Some(path) =
-        section.filled_string("folder", "the path of a folder that the router writes")
-    {
+    if let Some(path) = section.path("folder", "the path of a folder that the router writes") {
         acme.folder = path.into();
     }
     acme.folder = folder.join(acme.folder);
@@ -105,7 +98,7 @@ pub(super) fn acme(root: &mut Section<'_>, listeners: &[Listener], folder: &Path
         acme.per_hour = u32::try_from(per_hour).unwrap_or(u32::MAX);
     }
     acme.root = section
-        .filled_string("root", "the path of a PEM file")
+        .path("root", "the path of a PEM file")
         .map(|path| folder.join(path));
     if wanted {
         whole(&section, &acme, accepted, listeners);
@@ -159,10 +152,4 @@ fn domains(section: &mut Section<'_>) -> Vec<Domain> {
         ));
     }
     domains
-}
-
-fn is_https_url(text: &str) -> bool {
-    text.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
-    })
 }

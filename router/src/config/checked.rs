@@ -155,7 +155,7 @@ fn admin(mut section: Section<'_>) -> Option<SocketAddr> {
 }
 
 fn tls(mut section: Section<'_>, folder: &Path) -> Tls {
-    let certificates = section.filled_string("certificates", "the path of a folder");
+    let certificates = section.path("certificates", "the path of a folder");
     if let Some(path) = certificates.map(|path| folder.join(path))
         && !path.is_dir()
     {
@@ -166,7 +166,7 @@ fn tls(mut section: Section<'_>, folder: &Path) -> Tls {
             "a folder with NAME.crt and NAME.key for each certificate",
         ));
     }
-    let ticket_keys = section.filled_string("ticket_keys", "the path of a file with keys");
+    let ticket_keys = section.path("ticket_keys", "the path of a file with keys");
     section.finish();
     Tls {
         certificates: certificates.map(|path| folder.join(path)),
@@ -194,8 +194,8 @@ fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
             "the path of the route document",
         ));
     }
-    let path = section.filled_string("path", "the path of the route document");
-    let cache = section.filled_string("cache", "the path of a file that the router writes");
+    let path = section.path("path", "the path of the route document");
+    let cache = section.path("cache", "the path of a file that the router writes");
     for (key, what) in [
         ("url", "the \"http\" feed"),
         ("token_file", "the \"http\" feed"),

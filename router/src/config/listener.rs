@@ -155,8 +155,8 @@ fn refuse(section: &Section<'_>, unclear: bool, keys: &[&str], protocol: &str, h
 
 fn https(section: &mut Section<'_>, folder: &Path) -> Https {
     let files = "the path of a PEM file";
-    let certificate = section.filled_string("certificate", files);
-    let private_key = section.filled_string("private_key", files);
+    let certificate = section.path("certificate", files);
+    let private_key = section.path("private_key", files);
     for (key, other) in [
         ("certificate", "private_key"),
         ("private_key", "certificate"),
@@ -192,14 +192,21 @@ fn trusted_proxies(section: &mut Section<'_>) -> Vec<IpNet> {
     let key = "trusted_proxies";
     let mut networks = Vec::new();
     for (index, entry) in section.list(key).into_iter().flatten().enumerate() {
-        match entry.as_str().and_then(network) {
-            Some(network) => networks.push(network),
-            None => section.note(Problem::new(
-                format!("{}[{index}]", section.at(key)),
-                format!("{entry} is not a network"),
-                "CIDRs such as \"10.0.0.0/8\" or \"fd00::/8\", and IP addresses",
-            )),
-        }
+        let wrong = match entry.as_str().and_then(network) {
+            Some(network) => match unmapped(network) {
+                None => {
+                    networks.push(network);
+                    continue;
+                }
+                Some(plain) => format!("{entry} never matches: write \"{plain}\""),
+            },
+            None => format!("{entry} is not a network"),
+        };
+        section.note(Problem::new(
+            format!("{}[{index}]", section.at(key)),
+            wrong,
+            "CIDRs such as \"10.0.0.0/8\" or \"fd00::/8\", and IP addresses",
+        ));
     }
     networks
 }
@@ -208,6 +215,17 @@ fn trusted_proxies(section: &mut Section<'_>) -> Vec<IpNet> {
 fn network(text: &str) -> Option<IpNet> {
     let network = text.parse::<IpNet>().ok().map(|network| network.trunc());
     network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// What somebody meant who wrote IPv4 as IPv6: addresses are compared in their plain form.
+fn unmapped(network: IpNet) -> Option<IpNet> {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(network) = network else {
+        return None;
+    };
+    let address = network.addr().to_ipv4_mapped()?;
+    let length = network.prefix_len().checked_sub(MAPPED)?;
+    IpNet::new(address.into(), length).ok()
 }
 
 #[cfg(test)]

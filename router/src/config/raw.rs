@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use router_core::model::snapshot::is_no_path;
 use toml::{Table, Value};
 
 use super::problem::Problem;
@@ -129,6 +130,17 @@ impl<'a> Section<'a> {
         let text = self.string(key)?;
         if text.is_empty() {
             self.note(Problem::new(self.at(key), "is empty", allowed));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// The path of a file or a folder. What cannot be one is not repeated: somebody may have pasted a key.
+    pub(crate) fn path(&mut self, key: &'static str, allowed: &str) -> Option<&'a str> {
+        let text = self.filled_string(key, allowed)?;
+        if is_no_path(text) {
+            let wrong = "is a PEM text or several lines, not a path";
+            self.note(Problem::new(self.at(key), wrong, allowed));
             return None;
         }
         Some(text)

@@ -280,6 +280,16 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
         ("[tls]\nticket_keys=''", "tls.ticket_keys: is empty; allowed: the path of a file with keys".into()),
         ("[tls]\ncertificate='certs'",
          "tls.certificate: unknown key, the nearest known one is \"certificates\"; allowed: certificates, ticket_keys".into()),
+        ("[tls]\nticket_keys='-----BEGIN PRIVATE KEY-----MIG'",
+         "tls.ticket_keys: is a PEM text or several lines, not a path; allowed: the path of a file with keys".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\nprotocol='https'\ncertificate='a.crt'\nprivate_key=\"MIG\\nMIG\"",
+         "listener[1].private_key: is a PEM text or several lines, not a path; allowed: the path of a PEM file".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\ntrusted_proxies=['10.0.0.0/8', '::ffff:10.0.0.0/104']",
+         "listener[1].trusted_proxies[1]: \"::ffff:10.0.0.0/104\" never matches: write \"10.0.0.0/8\"; allowed: CIDRs such as \
+          \"10.0.0.0/8\" or \"fd00::/8\", and IP addresses".into()),
+        ("[[listener]]\naddress='127.0.0.1:1'\ntrusted_proxies=['::ffff:10.0.0.1', '::/0']",
+         "listener[1].trusted_proxies[0]: \"::ffff:10.0.0.1\" never matches: write \"10.0.0.1/32\"; allowed: CIDRs such as \
+          \"10.0.0.0/8\" or \"fd00::/8\", and IP addresses".into()),
         ("[http2]\nstreams=0", "http2.streams: 0 is out of range; allowed: a whole number from 1 to 10000".into()),
         ("[http2]\nconnection_window=65534",
          "http2.connection_window: 65534 is out of range; allowed: a whole number from 65535 to 268435456".into()),

@@ -141,6 +141,25 @@ fn source(value: Value, place: &str) -> Result<CertificateSource, Reasons> {
             format_args!("{expected} and not empty"),
         );
     }
+    let mut pasted = false;
+    if files {
+        let chain = chain.as_deref();
+        let key = key.as_ref().map(PrivateKeyText::expose);
+        for (name, path) in [(chain_name, chain), (key_name, key)] {
+            if path.is_some_and(is_no_path) {
+                pasted = true;
+                let instead = name.trim_end_matches("_file");
+                reasons.add_described(
+                    name,
+                    "a PEM text or several lines",
+                    format_args!("{expected}; a PEM text belongs into {instead:?}"),
+                );
+            }
+        }
+    }
+    if pasted {
+        return Err(reasons);
+    }
     match (chain, key) {
         (Some(chain), Some(key)) if inline => Ok(CertificateSource::Inline { chain, key }),
         (Some(chain), Some(key)) => Ok(CertificateSource::Files {
@@ -149,6 +168,11 @@ fn source(value: Value, place: &str) -> Result<CertificateSource, Reasons> {
         }),
         _ => Err(reasons),
     }
+}
+
+/// Whether a text that stands where a path belongs is a key or a certificate, pasted: paths are repeated in messages.
+pub fn is_no_path(text: &str) -> bool {
+    text.contains("-----BEGIN") || text.contains(char::is_control)
 }
 
 /// What kind of value stands where a key could be, without showing it.
@@ -233,6 +257,14 @@ mod tests {
                 json!({"chain_file": 7}),
                 "key_file: missing, must be the name of a file and not empty; chain_file: 7, must be the name of a file and \
                  not empty".to_owned(),
+            ),
+            (
+                json!({"chain_file": "a.crt", "key_file": "-----BEGIN PRIVATE KEY-----KEY"}),
+                "key_file: a PEM text or several lines, must be the name of a file; a PEM text belongs into \"key\"".to_owned(),
+            ),
+            (
+                json!({"chain_file": "KEY\nKEY", "key_file": "a.key"}),
+                "chain_file: a PEM text or several lines, must be the name of a file; a PEM text belongs into \"chain\"".to_owned(),
             ),
         ] {
             let good = json!({"chain": "C", "key": "KEY"});
