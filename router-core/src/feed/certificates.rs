@@ -5,16 +5,15 @@
 //! so that a renewal needs no new document.
 
 use std::collections::HashSet;
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use router_model::hostname::{self, Domain};
 use router_model::snapshot::{CertificateEntry, CertificateSource, Rejection, Snapshot};
-use zeroize::Zeroizing;
 
-use crate::tls::{self, Certificate, CertificateStore, Identity, Origin};
+use crate::tls::{self, Certificate, CertificateStore, Identity, Origin, files};
 
 /// How often the files that a document names are looked at.
 pub(super) const LOOK_AT_FILES: Duration = Duration::from_secs(10);
@@ -198,8 +197,14 @@ impl Files {
     fn read(&mut self, store: &CertificateStore) -> Result<Arc<Certificate>, Unread> {
         // Looked at before they are read: a change in between is seen as one next time.
         self.seen = self.look();
-        let chain = read(&self.chain)?;
-        let key = read(&self.key).map_err(|unread| Unread::of(&chain, unread.reason))?;
+        let failed =
+            |path: &Path, error: io::Error| format!("{} cannot be read: {error}", path.display());
+        let chain = files::read(&self.chain).map_err(|error| Unread {
+            reason: failed(&self.chain, error),
+            names: None,
+        })?;
+        let key = files::read_secret(&self.key)
+            .map_err(|error| Unread::of(&chain, failed(&self.key, error)))?;
         store.read_pem(&chain, &key).map_err(|error| {
             let (chain_path, key_path) = (self.chain.display(), self.key.display());
             Unread::of(&chain, format!("{chain_path} and {key_path}: {error}"))
@@ -210,13 +215,6 @@ impl Files {
     fn look(&self) -> Option<[Identity; 2]> {
         Some([tls::look(&self.chain)?, tls::look(&self.key)?])
     }
-}
-
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
-    fs::read(path).map(Zeroizing::new).map_err(|error| Unread {
-        reason: format!("{} cannot be read: {error}", path.display()),
-        names: None,
-    })
 }
 
 impl Unread {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use zeroize::Zeroizing;
 
 use super::certificate::{Certificate, CertificateError};
+use super::files;
 use super::watched::FileWatch;
 
 /// A listener's default certificate.
@@ -78,14 +78,13 @@ pub enum FilePairError {
 }
 
 fn read_files(chain: &Path, key: &Path) -> Result<Certificate, FilePairError> {
-    let read = |path: &Path| {
-        let failed = |source| FilePairError::File {
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::read(path).map(Zeroizing::new).map_err(failed)
+    let failed = |path: &Path, source| FilePairError::File {
+        path: path.to_owned(),
+        source,
     };
-    Certificate::from_pem(&read(chain)?, &read(key)?).map_err(|source| FilePairError::Pair {
+    let chain_pem = files::read(chain).map_err(|error| failed(chain, error))?;
+    let key_pem = files::read_secret(key).map_err(|error| failed(key, error))?;
+    Certificate::from_pem(&chain_pem, &key_pem).map_err(|source| FilePairError::Pair {
         chain: chain.to_owned(),
         key: key.to_owned(),
         source,

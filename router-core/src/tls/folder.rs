@@ -1,5 +1,5 @@
 //! Certificates from a directory: `NAME.crt` with `NAME.key` beside it. What is read is judged pair by pair: a pair that
-//! cannot be used keeps what it was before, and says why; a pair that is gone is gone. All changes of one look come into
+//! cannot be used keeps what it was before, and says why; a pair that is gone for a second is gone. All changes of one look come into
 //! force in one step, so nothing that moves between two names is missing in between.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,15 +7,17 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
+use super::files;
 use super::store::{CertificateStore, Origin};
 use super::watched::{self, Bell, Identity, Watched};
+use crate::clock::{self, Instant};
 use crate::tasks;
 
 /// A watched directory. Dropping it stops the watch and leaves the certificates.
@@ -62,9 +64,11 @@ pub async fn start(store: &Arc<CertificateStore>, path: impl Into<PathBuf>) -> F
     let (store, told, stopped) = (Arc::clone(store), Arc::clone(&status), stop.clone());
     tasks::spawn(&tasks, async move {
         while let Some(read) = folder.take() {
+            let going = read.is_going();
             tokio::select! {
-                // Cancel-safe, both.
+                // Cancel-safe, all.
                 () = watched.hint() => {}
+                () = tokio::time::sleep(GONE), if going => {}
                 () = stopped.cancelled() => return,
             }
             folder = read_once(read, &store, &told).await;
@@ -82,7 +86,7 @@ pub async fn start(store: &Arc<CertificateStore>, path: impl Into<PathBuf>) -> F
 /// Reads a directory without serving it: what [`start`] would find.
 pub fn check(path: impl Into<PathBuf>) -> FolderStatus {
     let mut folder = Folder::new(path.into());
-    folder.read(&CertificateStore::new());
+    folder.read(&CertificateStore::new(), clock::now());
     folder.status()
 }
 
@@ -129,7 +133,7 @@ async fn read_once(
 ) -> Option<Folder> {
     let (store, status) = (Arc::clone(store), Arc::clone(status));
     let read = tasks::blocking(move || {
-        if folder.read(&store) {
+        if folder.read(&store, clock::now()) {
             store.replace(Origin::Folder, folder.certificates());
         }
         let now = folder.status();
@@ -185,8 +189,12 @@ struct Pair {
     held: Option<Arc<Certificate>>,
     /// Why that is not what the files say.
     rejected: Option<FileRejection>,
+    /// Since when its chain is not there.
+    missing: Option<Instant>,
 }
 
+/// How long a chain has to be missing until its pair is gone: `rm` and `cp` are a renewal too.
+const GONE: Duration = Duration::from_secs(1);
 const CHAIN: &str = "crt";
 const KEY: &str = "key";
 
@@ -200,7 +208,7 @@ impl Folder {
     }
 
     /// Reads what has changed since the last time; says whether there is anything else to serve now.
-    fn read(&mut self, store: &CertificateStore) -> bool {
+    fn read(&mut self, store: &CertificateStore, now: Instant) -> bool {
         let (chains, keys) = match names(&self.path) {
             Ok(names) => names,
             Err(error) => {
@@ -212,21 +220,35 @@ impl Folder {
         self.last_error = None;
         let mut changed = false;
         self.pairs.retain(|name, pair| {
-            let kept = chains.contains(name) || keys.contains(name);
+            if chains.contains(name) {
+                return true;
+            }
+            let since = *pair.missing.get_or_insert(now);
+            if now < since + GONE {
+                return pair.held.is_some() || keys.contains(name);
+            }
             // A key alone serves nothing.
-            changed |= pair.held.is_some() && !chains.contains(name);
-            kept
+            changed |= pair.held.take().is_some();
+            keys.contains(name)
         });
         for name in keys.difference(&chains) {
             let missing = format!("there is no {name}.{CHAIN} with its certificate");
-            self.pairs
-                .insert(name.clone(), Pair::rejected(name, KEY, missing));
+            let pair = self.pairs.entry(name.clone()).or_default();
+            pair.seen = None;
+            pair.rejected = Pair::rejected(name, KEY, missing).rejected;
         }
         for name in chains {
             let pair = self.pairs.entry(name.clone()).or_default();
+            pair.missing = None;
             changed |= pair.read(&self.path, &name, store);
         }
         changed
+    }
+
+    /// Whether a pair may be about to go.
+    fn is_going(&self) -> bool {
+        let mut pairs = self.pairs.values();
+        pairs.any(|pair| pair.missing.is_some() && pair.held.is_some())
     }
 
     fn certificates(&self) -> Vec<Arc<Certificate>> {
@@ -288,10 +310,6 @@ fn read_pair(
     key: &Path,
     store: &CertificateStore,
 ) -> Result<Arc<Certificate>, (&'static str, String)> {
-    let read = |path: &Path, extension| {
-        let read = std::fs::read(path).map(Zeroizing::new);
-        read.map_err(|error| (extension, error))
-    };
     let failed = |(extension, error): (&'static str, io::Error)| {
         if extension == KEY && error.kind() == io::ErrorKind::NotFound {
             let name = key.file_name().unwrap_or_default().to_string_lossy();
@@ -299,8 +317,8 @@ fn read_pair(
         }
         (extension, format!("cannot be read: {error}"))
     };
-    let chain_pem = read(chain, CHAIN).map_err(failed)?;
-    let key_pem = read(key, KEY).map_err(failed)?;
+    let chain_pem = files::read(chain).map_err(|error| failed((CHAIN, error)))?;
+    let key_pem = files::read_secret(key).map_err(|error| failed((KEY, error)))?;
     let certificate = store.read_pem(&chain_pem, &key_pem);
     certificate.map_err(|error| (CHAIN, error.to_string()))
 }

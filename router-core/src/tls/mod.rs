@@ -9,6 +9,7 @@ mod certificate;
 mod challenges;
 mod configs;
 mod default_certificate;
+pub(crate) mod files;
 pub mod folder;
 mod session;
 mod store;

@@ -16,6 +16,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
+use super::files;
 use super::watched::FileWatch;
 use crate::clock::{self, Instant};
 
@@ -126,9 +127,9 @@ impl TicketKeys {
                 path.display()
             )
         };
-        let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|error| failed(&error))?;
-        self.load(&text).map_err(|error| failed(&error))
+        let text = files::read_secret(path).map_err(|error| failed(&error))?;
+        let text = std::str::from_utf8(&text).map_err(|error| failed(&error))?;
+        self.load(text).map_err(|error| failed(&error))
     }
 
     /// Whether keys could be taken from a file.

@@ -12,6 +12,7 @@ struct Scene {
     directory: TempDir,
     store: CertificateStore,
     folder: Folder,
+    now: Instant,
 }
 
 impl Scene {
@@ -21,6 +22,7 @@ impl Scene {
             ca: TestCa::new("root"),
             folder: Folder::new(directory.path().to_owned()),
             store: CertificateStore::new(),
+            now: clock::now(),
             directory,
         }
     }
@@ -42,7 +44,7 @@ impl Scene {
 
     /// Reads the directory; gives the fingerprints in force and what is rejected as `file: reason`.
     fn read(&mut self) -> (Vec<String>, Vec<String>) {
-        if self.folder.read(&self.store) {
+        if self.folder.read(&self.store, self.now) {
             self.store
                 .replace(Origin::Folder, self.folder.certificates());
         }
@@ -65,12 +67,29 @@ fn pairs_come_change_and_go() {
     scene.write(".hidden.crt", "half");
     let both = vec![a.fingerprint(), b.fingerprint()];
     assert_eq!(scene.read(), (both.clone(), vec![]));
-    assert!(!scene.folder.read(&scene.store), "nothing has changed");
+    assert!(
+        !scene.folder.read(&scene.store, scene.now),
+        "nothing has changed"
+    );
     let newer = scene.put("a", "a.test");
     assert_eq!(scene.read().0, [newer.fingerprint(), b.fingerprint()]);
+    // Gone for a moment is not gone.
+    let both = vec![newer.fingerprint(), b.fingerprint()];
     scene.remove("a.crt");
     scene.remove("a.key");
+    assert_eq!(scene.read(), (both.clone(), vec![]));
+    assert!(scene.folder.is_going());
+    scene.write("a.key", newer.key_pem());
+    scene.write("a.crt", newer.chain_pem());
+    assert_eq!(scene.read(), (both.clone(), vec![]));
+    assert!(!scene.folder.is_going());
+    scene.now += GONE;
+    scene.remove("a.crt");
+    scene.remove("a.key");
+    assert_eq!(scene.read(), (both, vec![]));
+    scene.now += GONE;
     assert_eq!(scene.read(), (vec![b.fingerprint()], vec![]));
+    assert!(!scene.folder.is_going());
 }
 
 #[test]
@@ -118,6 +137,11 @@ fn a_pair_that_cannot_be_used_leaves_the_old_one_and_says_why() {
     assert_eq!(scene.read(), (vec![next.fingerprint()], vec![]));
     scene.remove("a.crt");
     let alone = "a.key: there is no a.crt with its certificate".to_owned();
+    assert_eq!(
+        scene.read(),
+        (vec![next.fingerprint()], vec![alone.clone()])
+    );
+    scene.now += GONE;
     assert_eq!(scene.read(), (vec![], vec![alone]));
     scene.remove("a.key");
     assert_eq!(scene.read(), (vec![], vec![]));
