@@ -138,6 +138,7 @@ async fn live(
     let feed = FileFeed::new(config.feed.path.clone());
     let options = FeedOptions {
         cache: config.feed.cache.clone(),
+        ..FeedOptions::default()
     };
     let certificates = Watches::start(&config, defaults, &router).await;
     let state = Arc::new(admin::State {

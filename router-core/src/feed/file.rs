@@ -7,11 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::{Feed, FeedError};
+use super::{Feed, FeedError, Position, Update};
 
 /// A feed that reads a file.
 #[derive(Debug)]
@@ -79,15 +78,15 @@ impl Feed for FileFeed {
         self.path.parent()
     }
 
-    async fn next(&mut self) -> Result<Bytes, FeedError> {
-        if self.started {
+    async fn next(&mut self, position: Position) -> Result<Update, FeedError> {
+        if self.started && !position.need_whole {
             self.changed().await;
         }
         self.started = true;
         // Looked at before it is read: a change in between is seen as one next time.
         self.seen = Some(look(&self.path));
         let read = std::fs::read(&self.path);
-        read.map(Bytes::from)
+        read.map(|document| Update::Snapshot(document.into()))
             .map_err(|error| FeedError(format!("cannot read {}: {error}", self.path.display())))
     }
 }

@@ -1,5 +1,5 @@
-//! Where routes come from. A [`Feed`] brings whole documents; the runner judges, guards and applies them, and nothing
-//! that a feed does (errors, silence, rubbish) takes a route away.
+//! Where routes come from. A [`Feed`] brings whole documents and changes; the runner judges, guards and applies them, and
+//! nothing that a feed does (errors, silence, rubbish) takes a route away.
 
 mod cache;
 mod certificates;
@@ -16,7 +16,69 @@ pub use certificates::check_certificates;
 pub use file::FileFeed;
 pub use runner::{FeedHandle, FeedOptions, start};
 
-/// A source of route documents.
+/// What a feed brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// A whole route document.
+    Snapshot(Bytes),
+    /// What has changed from one revision to another: `{"from": 7, "to": 8, "changes": [{"app": {…}}, {"remove": "NAME"}]}`.
+    Change(Bytes),
+    /// The source is well and has nothing newer: a heartbeat.
+    Alive {
+        /// The newest revision of the source, if it said so. A newer one than the router's own means that something was
+        /// lost; the router's own means that what it has (from its cache, say) is not stale.
+        revision: Option<u64>,
+    },
+}
+
+/// Where the router stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The revision in force; changes after it are wanted.
+    pub revision: Option<u64>,
+    /// Changes are of no use: the whole document is wanted, at once and without waiting for news. It stays so until a
+    /// [`Update::Snapshot`] comes, or [`Update::Alive`] with exactly `revision`, from a feed that is sure that the
+    /// document with that revision is the one that it gave before.
+    pub need_whole: bool,
+}
+
+/// What is in force on a router, for whoever waits until every router has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ack {
+    /// The router's id: [`FeedOptions::router_id`].
+    pub router: String,
+    /// The revision in force.
+    pub revision: u64,
+    /// What of it was rejected.
+    pub rejected: Vec<Rejection>,
+}
+
+/// A source of routes. [`Feed::next`] is all that a simple one needs.
+///
+/// ```
+/// use router_core::feed::{Feed, FeedError, Position, Update};
+///
+/// /// Asks a function, again and again.
+/// struct Polled<F>(F);
+///
+/// impl<F: FnMut() -> Option<(u64, Vec<u8>)> + Send + 'static> Feed for Polled<F> {
+///     fn source(&self) -> &'static str {
+///         "polled"
+///     }
+///
+///     async fn next(&mut self, position: Position) -> Result<Update, FeedError> {
+///         loop {
+///             match (self.0)() {
+///                 None => return Err(FeedError("the source does not answer".to_owned())),
+///                 Some((revision, document)) if position.need_whole || position.revision != Some(revision) => {
+///                     return Ok(Update::Snapshot(document.into()));
+///                 }
+///                 Some(_) => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
+///             }
+///         }
+///     }
+/// }
+/// ```
 pub trait Feed: Send + 'static {
     /// What it is called in `/v1/feed` and metrics: `file`.
     fn source(&self) -> &'static str;
@@ -26,8 +88,27 @@ pub trait Feed: Send + 'static {
         None
     }
 
-    /// Waits for the next document. The first call gives what is there now. Dropping the future loses nothing.
-    fn next(&mut self) -> impl Future<Output = Result<Bytes, FeedError>> + Send;
+    /// Whether the source is heard of at least every ten seconds, with [`Update::Alive`] if nothing else. Only then is
+    /// silence a sign that something is wrong.
+    fn has_heartbeat(&self) -> bool {
+        false
+    }
+
+    /// Waits for what comes after `position`. The first call gives what is there now. Dropping the future loses nothing:
+    /// the next call goes on where this one was. Waiting may take as long as it likes, but everything else must end by
+    /// itself: a source that does not answer is an error.
+    fn next(
+        &mut self,
+        position: Position,
+    ) -> impl Future<Output = Result<Update, FeedError>> + Send;
+
+    /// Tells the source what is in force. Called once that has changed (several changes in quick succession are told
+    /// once) and every twenty seconds, so that what is told may expire at the source after a minute. Never called while
+    /// [`Feed::next`] runs. An error is counted and nothing else; what takes longer than five seconds is dropped.
+    fn acknowledge(&mut self, ack: &Ack) -> impl Future<Output = Result<(), FeedError>> + Send {
+        let _ = ack;
+        async { Ok(()) }
+    }
 }
 
 /// Why a feed has no document to give. The runner keeps what it has and asks again.

@@ -16,16 +16,51 @@ use tokio_util::task::TaskTracker;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::certificates::{DocumentCertificates, LOOK_AT_FILES};
-use super::{Feed, FeedStatus, cache};
+use super::{Feed, FeedStatus, Position, Update, cache};
 use crate::clock::{self, Instant};
 use crate::router::Router;
 use crate::tasks;
 
 /// How to run a feed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FeedOptions {
     /// Where the last good document is kept; read when the feed has none to give at the start.
     pub cache: Option<PathBuf>,
+    /// What the router is called in acknowledgements. Default: random.
+    pub router_id: String,
+    /// The largest share of all domains that one update may take away without `allow_shrink`.
+    pub shrink_share: f64,
+    /// After how long a document that takes away more is believed all the same, if the source keeps to it; never, by
+    /// default. A document without any app is never believed.
+    pub shrink_persists: Option<Duration>,
+    /// How often the whole document is asked for, whatever the changes were; a fifth more or less, at random.
+    pub relist_every: Duration,
+    /// After how long without a word a source with a heartbeat is called silent.
+    pub silent_after: Duration,
+    /// The longest time that an update is held back, at random, so that a fleet does not take up a bad one in the same
+    /// second. Zero by default.
+    pub apply_jitter: Duration,
+    /// After how long in one step the runner is called stuck.
+    pub watchdog: Duration,
+    /// Whether to ask for the whole document when every dyno of an app refuses connections and nothing new has come
+    /// for `silent_after`.
+    pub feedback_relist: bool,
+}
+
+impl Default for FeedOptions {
+    fn default() -> Self {
+        Self {
+            cache: None,
+            router_id: format!("{:016x}", fastrand::u64(..)),
+            shrink_share: 0.25,
+            shrink_persists: None,
+            relist_every: Duration::from_mins(10),
+            silent_after: Duration::from_secs(30),
+            apply_jitter: Duration::ZERO,
+            watchdog: Duration::from_secs(30),
+            feedback_relist: true,
+        }
+    }
 }
 
 /// A running feed.
@@ -124,18 +159,19 @@ async fn run(mut runner: Runner, mut feed: impl Feed, look: Arc<Notify>) {
         let files = runner.has_files();
         let next = tokio::select! {
             // Cancel-safe, all: dropping what waits for a document loses none, and a call to look stays one.
-            next = feed.next() => next.map(Some),
+            next = feed.next(runner.position()) => next.map(Some),
             () = look.notified() => Ok(None),
             () = tokio::time::sleep(LOOK_AT_FILES), if files => Ok(None),
         };
         match next {
-            Ok(document) => {
-                if document.is_some() {
+            Ok(update) => {
+                if update.is_some() {
                     backoff.reset();
                 }
                 let handled = tasks::blocking(move || {
-                    match document {
-                        Some(document) => runner.document(document),
+                    match update {
+                        Some(Update::Snapshot(document)) => runner.document(document),
+                        Some(Update::Change(_) | Update::Alive { .. }) => {}
                         None => runner.look_at_files(),
                     }
                     runner
@@ -174,6 +210,13 @@ struct Runner {
 }
 
 impl Runner {
+    fn position(&self) -> Position {
+        Position {
+            revision: self.cursor.revision(),
+            need_whole: false,
+        }
+    }
+
     fn document(&mut self, document: Bytes) {
         let digest = digest::digest(&SHA256, &document);
         if self.is_in_force(&digest) {

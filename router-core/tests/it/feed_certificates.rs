@@ -24,6 +24,7 @@ impl Fed {
         let feed = FileFeed::new(directory.path().join("routes.json"));
         let options = FeedOptions {
             cache: Some(directory.path().join("cache.json")),
+            ..FeedOptions::default()
         };
         Self {
             feed: feed::start(&router, feed, options),
@@ -337,7 +338,14 @@ async fn the_cache_is_for_its_owner_only_and_brings_the_certificates_back() {
 
     let router = Router::builder().build().unwrap();
     let gone = FileFeed::new(fed.directory.path().join("gone.json"));
-    let feed = feed::start(&router, gone, FeedOptions { cache: Some(cache) });
+    let feed = feed::start(
+        &router,
+        gone,
+        FeedOptions {
+            cache: Some(cache),
+            ..FeedOptions::default()
+        },
+    );
     eventually("the cache is served from", || {
         feed.status().stale.then_some(())
     })

@@ -22,11 +22,7 @@ impl Fed {
             std::fs::write(&path, document.to_bytes()).expect("write");
         }
         let world = World::start();
-        let feed = feed::start(
-            &world.router,
-            FileFeed::new(path),
-            FeedOptions { cache: None },
-        );
+        let feed = feed::start(&world.router, FileFeed::new(path), FeedOptions::default());
         Self {
             world,
             feed,
@@ -156,7 +152,7 @@ async fn a_link_that_is_turned_to_another_file_is_seen() {
     std::fs::write(at("v2"), document(2, &two).to_bytes()).unwrap();
     std::os::unix::fs::symlink("v1", at("routes.json")).unwrap();
     let world = World::start();
-    let options = FeedOptions { cache: None };
+    let options = FeedOptions::default();
     let feed = feed::start(&world.router, FileFeed::new(at("routes.json")), options);
     let fed = Fed {
         world,
@@ -180,7 +176,7 @@ async fn a_directory_that_comes_later_is_no_reason_to_give_up() {
     let feed = feed::start(
         &world.router,
         FileFeed::new(path.clone()),
-        FeedOptions { cache: None },
+        FeedOptions::default(),
     );
     eventually("it is said that there is no file", || {
         feed.status().last_error
@@ -404,6 +400,7 @@ async fn the_last_good_document_serves_until_the_file_is_back() {
     let world = World::start();
     let options = || FeedOptions {
         cache: Some(cache.clone()),
+        ..FeedOptions::default()
     };
     let feed = feed::start(&world.router, FileFeed::new(path.clone()), options());
     eventually("read and saved", || {
