@@ -7,6 +7,7 @@ pub mod admission;
 pub mod affinity;
 pub mod app;
 pub mod backoff;
+pub mod change;
 pub mod cursor;
 pub mod diff;
 pub mod failure;

@@ -3,20 +3,22 @@
 //! time linear in the document, whatever it holds.
 
 mod certificate;
+mod document;
 mod raw;
-mod reasons;
+pub(crate) mod reasons;
 mod tls;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::app::App;
+use document::{Apps, Document};
 
 pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText, is_no_path};
+pub(crate) use raw::{Parsed as ParsedApp, app};
 
 /// One accepted route document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +40,22 @@ pub struct Snapshot {
 impl Snapshot {
     /// Makes every file name in the document start from a folder, unless it is absolute.
     pub fn start_from(&mut self, folder: &Path) {
-        for entry in &mut self.certificates {
-            entry.source.start_from(folder);
-        }
-        // Copies no app that names no file.
-        let names_a_file = |app: &&mut Arc<App>| app.settings.dyno_tls.is_some();
-        for app in self.apps.iter_mut().filter(names_a_file) {
-            Arc::make_mut(app).settings.start_from(folder);
-        }
+        start_from(folder, &mut self.certificates, &mut self.apps);
+    }
+}
+
+pub(crate) fn start_from(
+    folder: &Path,
+    certificates: &mut [CertificateEntry],
+    apps: &mut [Arc<App>],
+) {
+    for entry in certificates {
+        entry.source.start_from(folder);
+    }
+    // Copies no app that names no file.
+    let names_a_file = |app: &&mut Arc<App>| app.settings.dyno_tls.is_some();
+    for app in apps.iter_mut().filter(names_a_file) {
+        Arc::make_mut(app).settings.start_from(folder);
     }
 }
 
@@ -85,81 +95,93 @@ pub enum SnapshotError {
     },
 }
 
-impl SnapshotError {
-    fn of_field(field: &'static str, value: Option<&Value>, expected: &'static str) -> Self {
-        Self::Field {
+/// The keys of a document or a change beside what it lists.
+#[derive(Debug, Default)]
+pub(crate) struct Head(Map<String, Value>);
+
+impl Head {
+    pub(crate) fn new(fields: Map<String, Value>) -> Self {
+        Self(fields)
+    }
+
+    /// A change needs no format of its own; one that has another is none for this router.
+    pub(crate) fn check_format_if_there(&self) -> Result<(), SnapshotError> {
+        match self.0.get("format") {
+            None | Some(Value::Null) => Ok(()),
+            Some(_) => self.check_format(),
+        }
+    }
+
+    fn check_format(&self) -> Result<(), SnapshotError> {
+        match self.0.get("format").and_then(Value::as_u64) {
+            Some(FORMAT) => Ok(()),
+            _ => Err(SnapshotError::Format {
+                found: reasons::describe(self.0.get("format")),
+            }),
+        }
+    }
+
+    pub(crate) fn revision(&self, field: &'static str) -> Result<u64, SnapshotError> {
+        let revision = self.0.get(field).and_then(Value::as_u64);
+        revision.ok_or_else(|| self.wrong(field, "must be a whole number that is not negative"))
+    }
+
+    pub(crate) fn flag(&self, field: &'static str) -> Result<bool, SnapshotError> {
+        match self.0.get(field) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(self.wrong(field, "must be true or false")),
+        }
+    }
+
+    pub(crate) fn wrong(&self, field: &'static str, expected: &'static str) -> SnapshotError {
+        SnapshotError::Field {
             field,
-            found: reasons::describe(value),
+            found: reasons::describe(self.0.get(field)),
             expected,
         }
     }
+
+    /// The certificates, if there is a word about them. Taken out, so that keys are moved and not copied.
+    pub(crate) fn certificates(&mut self) -> Result<Option<Certificates>, SnapshotError> {
+        let value = self
+            .0
+            .remove("certificates")
+            .filter(|value| !value.is_null());
+        value.map(certificate::entries).transpose()
+    }
 }
 
-/// Reads a route document.
-pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
-    let Value::Object(mut document) = serde_json::from_slice(document)? else {
-        return Err(SnapshotError::NotAnObject);
-    };
-    // Taken out, so that the keys in it are moved and not copied.
-    let certificates = document.remove("certificates");
-    let field = |field: &'static str, expected: &'static str| {
-        SnapshotError::of_field(field, document.get(field), expected)
-    };
-    if document.get("format").and_then(Value::as_u64) != Some(FORMAT) {
-        let found = reasons::describe(document.get("format"));
-        return Err(SnapshotError::Format { found });
-    }
-    let revision = document
-        .get("revision")
-        .and_then(Value::as_u64)
-        .ok_or_else(|| field("revision", "must be a whole number that is not negative"))?;
-    let allow_shrink = match document.get("allow_shrink") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(allowed)) => *allowed,
-        Some(_) => return Err(field("allow_shrink", "must be true or false")),
-    };
-    let Some(Value::Array(values)) = document.get("apps") else {
-        return Err(field("apps", "must be an array of apps"));
-    };
-    let (certificates, rejected_certificates) = certificate::entries(certificates)?;
+/// The usable entries of `certificates` and the others.
+pub(crate) type Certificates = (Vec<CertificateEntry>, Vec<Rejection>);
 
-    let mut snapshot = Snapshot {
+/// Reads a route document. Apps are made one by one as they are read, so that a large document is never in memory as a
+/// tree of values.
+pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let Document { mut head, apps } = document::read(document)?;
+    head.check_format()?;
+    let revision = head.revision("revision")?;
+    let allow_shrink = head.flag("allow_shrink")?;
+    let apps = match apps {
+        Apps::Read(apps) => apps,
+        Apps::Missing => return Err(head.wrong("apps", "must be an array of apps")),
+        Apps::Wrong(found) => {
+            return Err(SnapshotError::Field {
+                field: "apps",
+                found,
+                expected: "must be an array of apps",
+            });
+        }
+    };
+    let (certificates, rejected_certificates) = head.certificates()?.unwrap_or_default();
+    Ok(Snapshot {
         revision,
         allow_shrink,
-        apps: Vec::with_capacity(values.len()),
-        rejected: Vec::new(),
+        apps: apps.good,
+        rejected: apps.rejected,
         certificates,
         rejected_certificates,
-    };
-    let mut names: HashSet<Arc<str>> = HashSet::with_capacity(values.len());
-    for (index, value) in values.iter().enumerate() {
-        let parsed = raw::app(value, index);
-        // The name of a rejected app counts too: two apps of one name leave it open which one was meant.
-        let repeated = parsed
-            .name
-            .as_ref()
-            .is_some_and(|name| !names.insert(Arc::clone(name)));
-        match parsed.app {
-            Ok(app) if !repeated => snapshot.apps.push(Arc::new(app)),
-            outcome => {
-                let mut reasons = outcome.err().unwrap_or_default();
-                if repeated {
-                    reasons.insert(
-                        0,
-                        format!(
-                            "name: {} was used by an earlier app of this document",
-                            parsed.label
-                        ),
-                    );
-                }
-                snapshot.rejected.push(Rejection {
-                    app: parsed.label,
-                    reason: reasons.join("; "),
-                });
-            }
-        }
-    }
-    Ok(snapshot)
+    })
 }
 
 const FORMAT: u64 = 1;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::reasons::{self, Reasons};
-use super::{Rejection, SnapshotError};
+use super::{Certificates, Rejection, SnapshotError};
 
 /// One entry of `certificates`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +75,11 @@ impl fmt::Debug for PrivateKeyText {
 }
 
 /// Reads `certificates`; one that is wrong is rejected alone.
-pub(super) fn entries(
-    value: Option<Value>,
-) -> Result<(Vec<CertificateEntry>, Vec<Rejection>), SnapshotError> {
+pub(super) fn entries(value: Value) -> Result<Certificates, SnapshotError> {
     let values = match value {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(values)) => values,
+        Value::Array(values) => values,
         // No telling which of the certificates in force were meant.
-        Some(other) => {
+        other => {
             return Err(SnapshotError::Field {
                 field: "certificates",
                 found: kind(&other),

@@ -15,23 +15,23 @@ use crate::hostname::Domain;
 use crate::settings::{HashKey, Settings};
 
 /// What came of one entry of `apps`.
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     /// What to call it in a rejection: its name, or `apps[3]`.
-    pub(super) label: String,
+    pub(crate) label: String,
     /// Its name, if it has a usable one.
-    pub(super) name: Option<Arc<str>>,
+    pub(crate) name: Option<Arc<str>>,
     /// The app or the reasons against it.
-    pub(super) app: Result<App, Vec<String>>,
+    pub(crate) app: Result<App, Vec<String>>,
 }
 
-/// Reads the entry at `index` of `apps`.
-pub(super) fn app(value: &Value, index: usize) -> Parsed {
+/// Reads one app; `place` is what to call it if it has no usable name: `apps[3]`.
+pub(crate) fn app(value: &Value, place: impl FnOnce() -> String) -> Parsed {
     let mut reasons = Reasons::default();
-    let nameless = format!("apps[{index}]");
     let Value::Object(object) = value else {
-        reasons.add(&nameless, Some(value), "must be an object");
+        let place = place();
+        reasons.add(&place, Some(value), "must be an object");
         return Parsed {
-            label: nameless,
+            label: place,
             name: None,
             app: Err(reasons.into_vec()),
         };
@@ -52,7 +52,7 @@ pub(super) fn app(value: &Value, index: usize) -> Parsed {
     let settings = settings(&mut fields);
 
     let reasons = reasons.into_vec();
-    let label = name.as_ref().map_or(nameless, |name| name.to_string());
+    let label = name.as_ref().map_or_else(place, |name| name.to_string());
     let app = match &name {
         Some(name) if reasons.is_empty() => Ok(App {
             name: Arc::clone(name),

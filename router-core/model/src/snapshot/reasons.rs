@@ -27,7 +27,7 @@ impl Reasons {
 }
 
 /// A value as a person would read it, short and without control characters.
-pub(super) fn describe(value: Option<&Value>) -> String {
+pub(crate) fn describe(value: Option<&Value>) -> String {
     match value {
         None => "missing".to_owned(),
         Some(Value::Null) => "null".to_owned(),

@@ -180,8 +180,15 @@ fn documents_refused_as_a_whole() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches!(
         parse(deep.as_bytes()),
-        Err(SnapshotError::NotJson(_))
+        Err(SnapshotError::NotAnObject)
     ));
+    let within =
+        |key: &str| format!(r#"{{"format": 1, "revision": 1, "apps": [], "{key}": {deep}}}"#);
+    for key in ["apps", "revision", "certificates"] {
+        let read = parse(within(key).as_bytes());
+        assert!(matches!(read, Err(SnapshotError::NotJson(_))), "{key}");
+    }
+    assert!(parse(within("unknown").as_bytes()).is_ok());
 }
 
 #[test]

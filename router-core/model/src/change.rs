@@ -1,0 +1,153 @@
+//! A change, from bytes to values that cannot be wrong: which apps are new or different at one revision of a feed, and
+//! which are gone, compared with an earlier one.
+//!
+//! ```json
+//! {"from": 7, "to": 9, "changes": [{"app": {"name": "shop", …}}, {"remove": "old"}]}
+//! ```
+//!
+//! An app stands there whole, as in a route document, and is judged alone; of several entries with one name the last one
+//! counts. `"allow_shrink": true` and `"certificates": […]` (all of them, as they are from now on) may be there as well.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::app::App;
+use crate::snapshot::{self, CertificateEntry, Head, ParsedApp, Rejection, SnapshotError, reasons};
+
+/// What lies between two revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The revision that it starts from.
+    pub from: u64,
+    /// The revision that it leads to, a greater one.
+    pub to: u64,
+    /// Whether it may take away many domains at once.
+    pub allow_shrink: bool,
+    /// The good apps that are new or different, in order, names unique.
+    pub upsert: Vec<Arc<App>>,
+    /// The names of apps that are gone; none of them is in `upsert`.
+    pub remove: Vec<Arc<str>>,
+    /// The bad entries.
+    pub rejected: Vec<Rejection>,
+    /// Every certificate, if there is a word about them.
+    pub certificates: Option<Vec<CertificateEntry>>,
+    /// The entries of `certificates` that say nothing usable.
+    pub rejected_certificates: Vec<Rejection>,
+}
+
+impl Change {
+    /// Makes every file name in the change start from a folder, unless it is absolute.
+    pub fn start_from(&mut self, folder: &Path) {
+        let entries = self.certificates.as_deref_mut().unwrap_or_default();
+        snapshot::start_from(folder, entries, &mut self.upsert);
+    }
+}
+
+/// Reads a change. What is wrong with one entry rejects that entry alone.
+pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
+    let Value::Object(mut object) = serde_json::from_slice(change)? else {
+        return Err(SnapshotError::NotAnObject);
+    };
+    let changes = object.remove("changes");
+    let mut head = Head::new(object);
+    head.check_format_if_there()?;
+    let (from, to) = (head.revision("from")?, head.revision("to")?);
+    if from >= to {
+        return Err(head.wrong("to", "must be greater than \"from\""));
+    }
+    let allow_shrink = head.flag("allow_shrink")?;
+    let entries = match changes {
+        Some(Value::Array(entries)) => entries,
+        found => {
+            return Err(SnapshotError::Field {
+                field: "changes",
+                found: reasons::describe(found.as_ref()),
+                expected: "must be an array of {\"app\": {…}} and {\"remove\": \"NAME\"}",
+            });
+        }
+    };
+    let (certificates, rejected_certificates) = match head.certificates()? {
+        Some((certificates, rejected)) => (Some(certificates), rejected),
+        None => (None, Vec::new()),
+    };
+
+    let mut change = Change {
+        from,
+        to,
+        allow_shrink,
+        upsert: Vec::new(),
+        remove: Vec::new(),
+        rejected: Vec::new(),
+        certificates,
+        rejected_certificates,
+    };
+    for entry in last_of_each_name(&entries) {
+        match entry {
+            Entry::Upsert(app) => change.upsert.push(app),
+            Entry::Remove(name) => change.remove.push(name),
+            Entry::Rejected(rejection) => change.rejected.push(rejection),
+        }
+    }
+    Ok(change)
+}
+
+/// One entry of `changes`.
+enum Entry {
+    Upsert(Arc<App>),
+    Remove(Arc<str>),
+    Rejected(Rejection),
+}
+
+fn last_of_each_name(values: &[Value]) -> impl Iterator<Item = Entry> {
+    let mut entries: Vec<Option<Entry>> = Vec::with_capacity(values.len());
+    let mut places = HashMap::new();
+    for (index, value) in values.iter().enumerate() {
+        let (name, entry) = entry(value, index);
+        if let Some(before) = name.and_then(|name| places.insert(name, index))
+            && let Some(before) = entries.get_mut(before)
+        {
+            *before = None;
+        }
+        entries.push(Some(entry));
+    }
+    entries.into_iter().flatten()
+}
+
+/// An entry and the name of the app that it is about, if that can be told.
+fn entry(value: &Value, index: usize) -> (Option<Arc<str>>, Entry) {
+    let place = || format!("changes[{index}]");
+    let empty = Map::new();
+    let object = value.as_object().unwrap_or(&empty);
+    match (object.get("app"), object.get("remove")) {
+        (Some(app), None) => {
+            let ParsedApp { label, name, app } = snapshot::app(app, place);
+            let entry = match app {
+                Ok(app) => Entry::Upsert(Arc::new(app)),
+                Err(reasons) => Entry::Rejected(Rejection {
+                    app: label,
+                    reason: reasons.join("; "),
+                }),
+            };
+            (name, entry)
+        }
+        (None, Some(Value::String(name))) => {
+            let name: Arc<str> = name.as_str().into();
+            (Some(Arc::clone(&name)), Entry::Remove(name))
+        }
+        _ => {
+            let found = reasons::describe(Some(value));
+            let reason = format!(
+                "{}: {found}, must be either {{\"app\": {{…}}}} or {{\"remove\": \"NAME\"}}",
+                place()
+            );
+            let app = place();
+            (None, Entry::Rejected(Rejection { app, reason }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
