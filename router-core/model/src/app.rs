@@ -45,6 +45,25 @@ impl App {
         }
     }
 
+    /// Whether the two mean the same, in whatever order they name their domains and dynos.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        if self == other {
+            return true;
+        }
+        // Before anything is copied: nearly every app that is not equal differs in more than an order.
+        if self.domains.len() != other.domains.len() || self.dynos.len() != other.dynos.len() {
+            return false;
+        }
+        let ordered = |app: &Self| {
+            let mut app = app.clone();
+            app.domains.sort_unstable();
+            app.dynos
+                .sort_unstable_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
+            app
+        };
+        ordered(self) == ordered(other)
+    }
+
     /// The dynos of process type `web`, the only ones that ever get a request.
     pub fn web_dynos(&self) -> impl Iterator<Item = &Dyno> {
         self.dynos.iter().filter(|dyno| dyno.name.is_web())

@@ -12,6 +12,17 @@ pub enum Judgement {
     Stale,
 }
 
+/// What to do with a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeJudgement {
+    /// Apply it.
+    Accept,
+    /// What it brings is in force already.
+    Old,
+    /// Something between the revision in force and the change is missing: only a whole document helps.
+    Gap,
+}
+
 /// The revision in force, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeedCursor {
@@ -44,6 +55,16 @@ impl FeedCursor {
             _ => Judgement::Accept,
         }
     }
+
+    /// Judges a change by the revisions that it starts from and leads to. One that starts earlier than the revision in
+    /// force is as good as one that starts there, because a change names every app that differs as it is in the end.
+    pub fn judge_change(&self, from: u64, to: u64) -> ChangeJudgement {
+        match self.revision {
+            Some(current) if to <= current => ChangeJudgement::Old,
+            Some(current) if from <= current => ChangeJudgement::Accept,
+            Some(_) | None => ChangeJudgement::Gap,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +89,27 @@ mod tests {
             }
             let judged = cursor.judge(revision, same_content);
             assert_eq!(judged, expected, "{current:?} {revision} {same_content}");
+        }
+    }
+
+    #[test]
+    fn changes_are_judged_by_where_they_start_and_lead() {
+        for (current, from, to, expected) in [
+            (None, 0, 1, ChangeJudgement::Gap),
+            (Some(5), 5, 6, ChangeJudgement::Accept),
+            (Some(5), 3, 6, ChangeJudgement::Accept),
+            (Some(5), 3, 5, ChangeJudgement::Old),
+            (Some(5), 1, 2, ChangeJudgement::Old),
+            (Some(5), 6, 7, ChangeJudgement::Gap),
+            (Some(5), 6, u64::MAX, ChangeJudgement::Gap),
+            (Some(u64::MAX), 6, u64::MAX, ChangeJudgement::Old),
+        ] {
+            let mut cursor = FeedCursor::new();
+            if let Some(current) = current {
+                cursor.advance(current);
+            }
+            let judged = cursor.judge_change(from, to);
+            assert_eq!(judged, expected, "{current:?} {from} {to}");
         }
     }
 

@@ -1,6 +1,10 @@
-//! What a snapshot changes in the route table: which apps to put in, which to take out, and which domains their
-//! newcomers do not get. Also the guard against documents that would take away too much at once. Both only look;
-//! applying is the table's part.
+//! What a snapshot or a change does to the route table: which apps to put in, which to take out, and which domains their
+//! newcomers do not get. Also the guard against updates that would take away too much. Both only look; applying is the
+//! table's part.
+
+mod change;
+mod contested;
+mod guard;
 
 use std::sync::Arc;
 
@@ -10,6 +14,10 @@ use crate::app::App;
 use crate::hostname::Domain;
 use crate::snapshot::{Rejection, Snapshot};
 
+pub use change::plan_change;
+pub use contested::Contested;
+pub use guard::{Guard, Refusal};
+
 /// The route table as it is now.
 pub trait TableView {
     /// The app of this name.
@@ -18,22 +26,32 @@ pub trait TableView {
     fn holder(&self, key: &str) -> Option<Arc<str>>;
     /// The names of all apps.
     fn names(&self) -> Vec<Arc<str>>;
+    /// How many apps there are.
+    fn app_count(&self) -> usize;
     /// How many domains all apps hold together.
     fn domain_count(&self) -> usize;
 }
 
-/// The changes that bring the table to a snapshot.
+/// What brings the table to a snapshot, or through a change.
 ///
 /// A domain may move from one app to another within one plan. Whoever applies the apps one by one must take a domain
 /// away from its old app only while that app still holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Whether it was made from a snapshot: what is said of other apps than those named here is void.
+    pub whole: bool,
     /// Apps that differ from the table's, without the domains that they did not get.
     pub upsert: Vec<Arc<App>>,
     /// Apps that are gone.
     pub remove: Vec<Arc<str>>,
-    /// The snapshot's rejections and one for each app that did not get all its domains.
+    /// What was rejected and, for each app that did not get all its domains, which.
     pub rejected: Vec<Rejection>,
+    /// Those apps, as they were documented.
+    pub contesting: Vec<Arc<App>>,
+    /// Of a change: the apps of which earlier rejections are void.
+    pub settled: Vec<Arc<str>>,
+    /// Whether no app would be left.
+    pub empties: bool,
     /// Domains in the table now.
     pub domains_before: usize,
     /// Domains in the table now that no app will hold.
@@ -57,57 +75,67 @@ pub fn plan(table: &impl TableView, snapshot: &Snapshot) -> Plan {
         .partition(|name| refused.contains(&***name));
 
     let winners = Winners::of(table, snapshot, &staying);
-    let mut upsert = Vec::new();
+    let (mut upsert, mut contesting) = (Vec::new(), Vec::new());
     let mut rejected = snapshot.rejected.clone();
     for app in &snapshot.apps {
-        let (app, rejection) = winners.settle(app);
+        let (settled, rejection) = settle(app, |key| winners.0.get(key).cloned());
+        if rejection.is_some() {
+            contesting.push(Arc::clone(app));
+        }
         rejected.extend(rejection);
-        if table.app(&app.name).is_none_or(|current| *current != *app) {
-            upsert.push(app);
+        if table
+            .app(&app.name)
+            .is_none_or(|current| !current.is_same_as(&settled))
+        {
+            upsert.push(settled);
         }
     }
     Plan {
+        whole: true,
         upsert,
         remove: rest.into_iter().cloned().collect(),
         rejected,
+        contesting,
+        settled: Vec::new(),
+        // A document of bad apps only is no empty one: its apps keep their previous version.
+        empties: snapshot.apps.is_empty() && snapshot.rejected.is_empty(),
         domains_before: table.domain_count(),
         domains_removed: winners.unclaimed(table, &names, &staying),
     }
 }
 
-/// Refuses a plan whose snapshot holds no app, or that takes away more than a quarter of all domains, unless the
-/// snapshot says that this is meant. A control plane that lost its database must not take every app down.
-pub fn guard(plan: &Plan, snapshot: &Snapshot) -> Result<(), Refusal> {
-    if snapshot.allow_shrink {
-        return Ok(());
+/// An app with the domains that it gets, and what to say about those that it does not get.
+fn settle(
+    app: &Arc<App>,
+    winner: impl Fn(&str) -> Option<Arc<str>>,
+) -> (Arc<App>, Option<Rejection>) {
+    let mut reasons = Vec::new();
+    let mut gets = |domain: &Domain| match winner(domain.key()) {
+        Some(winner) if winner != app.name => {
+            reasons.push(format!(
+                "domains: {domain} belongs to the app {winner}, a domain may belong to one app only"
+            ));
+            false
+        }
+        _ => true,
+    };
+    let got: Vec<bool> = app.domains.iter().map(&mut gets).collect();
+    if reasons.is_empty() {
+        return (Arc::clone(app), None);
     }
-    // A document of bad apps only is no empty one: its apps keep their previous version.
-    if snapshot.apps.is_empty() && snapshot.rejected.is_empty() {
-        return Err(Refusal::Empty);
-    }
-    let (removed, before) = (plan.domains_removed, plan.domains_before);
-    if removed > before / 4 {
-        return Err(Refusal::Shrink { removed, before });
-    }
-    Ok(())
-}
-
-/// Why a whole snapshot is not applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no app in it.
-    #[error("the document holds no app; it is applied only with \"allow_shrink\": true")]
-    Empty,
-    /// Too many domains would go.
-    #[error(
-        "the document would remove {removed} of {before} domains, more than a quarter; it is applied only with \"allow_shrink\": true"
-    )]
-    Shrink {
-        /// Domains that no app would hold any more.
-        removed: usize,
-        /// Domains held now.
-        before: usize,
-    },
+    let domains = app.domains.iter().zip(got);
+    let domains = domains
+        .filter(|(_, got)| *got)
+        .map(|(domain, _)| domain.clone());
+    let settled = App {
+        domains: domains.collect(),
+        ..App::clone(app)
+    };
+    let rejection = Rejection {
+        app: app.name.to_string(),
+        reason: reasons.join("; "),
+    };
+    (Arc::new(settled), Some(rejection))
 }
 
 /// For each domain key that a good app of the snapshot claims, the app that gets it.
@@ -132,38 +160,6 @@ impl<'a> Winners<'a> {
             });
         }
         Self(winners)
-    }
-
-    /// The app with the domains that it gets, and what to say about those that it does not get.
-    fn settle(&self, app: &Arc<App>) -> (Arc<App>, Option<Rejection>) {
-        let mut reasons = Vec::new();
-        let mut gets = |domain: &&Domain| match self.0.get(domain.key()) {
-            Some(winner) if *winner != app.name => {
-                reasons.push(format!("domains: {domain} belongs to the app {winner}, a domain may belong to one app only"));
-                false
-            }
-            _ => true,
-        };
-        let domains: Vec<Domain> = app
-            .domains
-            .iter()
-            .filter(|domain| gets(domain))
-            .cloned()
-            .collect();
-        if reasons.is_empty() {
-            return (Arc::clone(app), None);
-        }
-        let rejection = Rejection {
-            app: app.name.to_string(),
-            reason: reasons.join("; "),
-        };
-        (
-            Arc::new(App {
-                domains,
-                ..App::clone(app)
-            }),
-            Some(rejection),
-        )
     }
 
     /// How many domains of the table no app will hold.
