@@ -127,6 +127,13 @@ impl Pool {
         self.up.len()
     }
 
+    /// Whether every dyno is quarantined: the routes to them may be out of date.
+    pub(crate) fn is_unreachable(&self, now: Instant) -> bool {
+        self.up
+            .iter()
+            .all(|dyno| dyno.quarantined_for(now).is_some())
+    }
+
     /// Every dyno with state of its own.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Dyno>> {
         self.up.iter().chain(&self.draining)

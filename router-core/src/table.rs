@@ -4,13 +4,14 @@
 use std::borrow::{Borrow, Cow};
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use router_model::app::App;
-use router_model::diff::{self, Plan, Refusal, TableView};
+use router_model::change::Change;
+use router_model::diff::{self, Contested, Guard, Plan, Refusal, TableView};
 use router_model::hostname::{Domain, wildcard_key};
 use router_model::settings::Verify;
 use router_model::snapshot::{Rejection, Snapshot};
@@ -29,12 +30,31 @@ pub struct RouteTable {
     /// Read by every request, written by every change: a worker's cached route is good while this has not moved.
     generation: AtomicU64,
     loaded: AtomicBool,
-    /// Guards nothing but the order of changes: one snapshot is applied at a time. Never held across an `.await`.
-    applying: Mutex<()>,
+    /// Lengths of the maps, which would have to lock every shard to tell. Written while `applying` is held.
+    domain_count: AtomicUsize,
+    app_count: AtomicUsize,
+    /// Apps that name a file of a certificate authority for their dynos. Written while `applying` is held.
+    with_authority_files: AtomicUsize,
+    /// Told when a request has found every dyno of its app to refuse connections.
+    pub(crate) unreachable: Notify,
+    /// Also keeps the order of updates: one is applied at a time. Never held across an `.await`.
+    applying: Mutex<Contested>,
     epoch: Instant,
 }
 
-/// What an applied snapshot changed.
+/// A shard is locked while it grows, and a worker that needs it waits: with so many, none of them is large, even with a
+/// million domains.
+const DOMAIN_SHARDS: usize = 1024;
+const APP_SHARDS: usize = 256;
+
+/// What comes from a feed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    Snapshot(&'a Snapshot),
+    Change(&'a Change),
+}
+
+/// What an applied snapshot or change did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Apps that are new or differ from before.
@@ -43,6 +63,8 @@ pub struct Applied {
     pub removed: usize,
     /// Apps that were rejected, or lost a domain to another app.
     pub rejected: Vec<Rejection>,
+    /// After a change: the apps of which earlier rejections are void. A snapshot voids all of them.
+    pub settled: Vec<Arc<str>>,
 }
 
 /// One version of an app, ready to serve. Immutable.
@@ -144,11 +166,15 @@ impl Eq for DomainKey {}
 impl RouteTable {
     pub(crate) fn new() -> Self {
         Self {
-            domains: DashMap::default(),
-            apps: DashMap::default(),
+            domains: DashMap::with_hasher_and_shard_amount(Default::default(), DOMAIN_SHARDS),
+            apps: DashMap::with_hasher_and_shard_amount(Default::default(), APP_SHARDS),
             generation: AtomicU64::new(0),
             loaded: AtomicBool::new(false),
-            applying: Mutex::new(()),
+            domain_count: AtomicUsize::new(0),
+            app_count: AtomicUsize::new(0),
+            with_authority_files: AtomicUsize::new(0),
+            unreachable: Notify::new(),
+            applying: Mutex::default(),
             epoch: clock::now(),
         }
     }
@@ -160,55 +186,75 @@ impl RouteTable {
     /// [`Refusal`] when the snapshot is empty or would remove more than a quarter of the domains without saying
     /// `allow_shrink`. Nothing has changed then.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<Applied, Refusal> {
-        self.apply_after(snapshot, || ())
+        self.apply_judged(Wanted::Snapshot(snapshot), judge_alone)
     }
 
-    /// The same, and does something first, once it is sure that the snapshot is applied.
-    pub(crate) fn apply_after(
+    /// Makes a change, with work that depends on the change and not on the size of the table. The revisions that it
+    /// leads from and to are not looked at.
+    ///
+    /// # Errors
+    /// As for [`RouteTable::apply`].
+    pub fn apply_change(&self, change: &Change) -> Result<Applied, Refusal> {
+        self.apply_judged(Wanted::Change(change), judge_alone)
+    }
+
+    /// Makes what is wanted so, if `judge` lets it pass; what `judge` does then is done before any route changes.
+    pub(crate) fn apply_judged(
         &self,
-        snapshot: &Snapshot,
-        first: impl FnOnce(),
+        wanted: Wanted<'_>,
+        judge: impl FnOnce(&Plan, bool) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
-        let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contested = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let mut authorities = Authorities::new();
-        let snapshot = &*certified(snapshot, &mut authorities);
-        let mut plan = diff::plan(self, snapshot);
-        diff::guard(&plan, snapshot)?;
-        first();
-        self.plan_new_authorities(&mut plan, snapshot, &mut authorities);
-        let applied = Applied {
-            changed: plan.upsert.len(),
-            removed: plan.remove.len(),
-            rejected: plan.rejected.clone(),
+        let (mut plan, allow_shrink) = match wanted {
+            Wanted::Snapshot(snapshot) => {
+                let snapshot = &*certified(snapshot, &mut authorities);
+                let mut plan = diff::plan(self, snapshot);
+                self.plan_new_authorities(&mut plan, &snapshot.apps, &mut authorities);
+                (plan, snapshot.allow_shrink)
+            }
+            Wanted::Change(change) => {
+                let change = &*certified(change, &mut authorities);
+                let mut plan = diff::plan_change(self, &contested, change);
+                self.plan_new_authorities(&mut plan, &change.upsert, &mut authorities);
+                (plan, change.allow_shrink)
+            }
         };
+        judge(&plan, allow_shrink)?;
         let retired = self.carry_out(&plan, &mut authorities);
+        contested.note(&plan);
         // A document of rejected apps only is no set of routes yet: hosts get 503, not 404.
-        if snapshot.allow_shrink || !self.apps.is_empty() {
+        if allow_shrink || !self.apps.is_empty() {
             self.loaded.store(true, Ordering::Release);
         }
-        self.generation.fetch_add(1, Ordering::Release);
+        if !plan.upsert.is_empty() || !plan.remove.is_empty() {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        drop(contested);
         // Only now, when every worker can see the new routes: whoever is told looks the app up again.
         for (old, new) in retired {
             old.pool
                 .retire_missing(new.as_ref().map(|route| &route.pool));
             old.state.changed.notify_waiters();
         }
-        Ok(applied)
+        Ok(Applied {
+            changed: plan.upsert.len(),
+            removed: plan.remove.len(),
+            rejected: std::mem::take(&mut plan.rejected),
+            settled: plan.settled,
+        })
     }
 
     /// Whether an app names a file of a certificate authority for its dynos.
     pub(crate) fn has_authority_files(&self) -> bool {
-        let names_a_file = |route: &Route| {
-            let settings = route.app.settings.dyno_tls.as_ref();
-            settings.is_some_and(|settings| matches!(settings.verify, Verify::File(_)))
-        };
-        self.apps
-            .iter()
-            .any(|entry| names_a_file(&entry.route.load()))
+        self.with_authority_files.load(Ordering::Relaxed) > 0
     }
 
     /// Reads those files again; what cannot be read stays as it is. Returns how many apps were changed.
     pub(crate) fn look_at_authority_files(&self) -> usize {
+        if !self.has_authority_files() {
+            return 0;
+        }
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let mut authorities = Authorities::new();
         let mut changed = 0;
@@ -239,12 +285,12 @@ impl RouteTable {
 
     /// How many apps there are.
     pub fn app_count(&self) -> usize {
-        self.apps.len()
+        self.app_count.load(Ordering::Relaxed)
     }
 
     /// How many domains there are.
     pub fn domain_count(&self) -> usize {
-        self.domains.len()
+        self.domain_count.load(Ordering::Relaxed)
     }
 
     /// The route of a normalised host: the exact domain, else the one-label wildcard.
@@ -298,18 +344,23 @@ impl RouteTable {
             let route = Arc::new(Route::new(app, old.as_deref(), authorities, self.epoch));
             let entry = self.put(&route);
             for domain in &app.domains {
-                self.domains
-                    .insert(DomainKey(domain.clone()), Arc::clone(&entry));
+                let key = DomainKey(domain.clone());
+                if self.domains.insert(key, Arc::clone(&entry)).is_none() {
+                    self.domain_count.fetch_add(1, Ordering::Relaxed);
+                }
             }
+            self.with_authority_files
+                .fetch_add(usize::from(names_a_file(app)), Ordering::Relaxed);
             if let Some(old) = old {
-                self.release_domains(&old.app, &app.domains);
+                self.release(&old.app, &app.domains);
                 replaced.push((old, Some(route)));
             }
         }
         for name in &plan.remove {
             if let Some((_, entry)) = self.apps.remove(name) {
                 let old = entry.route.load_full();
-                self.release_domains(&old.app, &[]);
+                self.app_count.fetch_sub(1, Ordering::Relaxed);
+                self.release(&old.app, &[]);
                 replaced.push((old, None));
             }
         }
@@ -320,7 +371,7 @@ impl RouteTable {
     fn plan_new_authorities(
         &self,
         plan: &mut Plan,
-        snapshot: &Snapshot,
+        apps: &[Arc<App>],
         authorities: &mut Authorities,
     ) {
         let planned: HashSet<_> = plan
@@ -328,11 +379,7 @@ impl RouteTable {
             .iter()
             .map(|app| Arc::clone(&app.name))
             .collect();
-        for app in snapshot
-            .apps
-            .iter()
-            .filter(|app| app.settings.dyno_tls.is_some())
-        {
+        for app in apps.iter().filter(|app| app.settings.dyno_tls.is_some()) {
             if let Some(route) = self.app(&app.name)
                 && !planned.contains(&app.name)
                 && route.needs_other_authority(authorities)
@@ -352,51 +399,98 @@ impl RouteTable {
         });
         self.apps
             .insert(Arc::clone(&route.app.name), Arc::clone(&entry));
+        self.app_count.fetch_add(1, Ordering::Relaxed);
         entry
     }
 
     /// Takes away the domains that an app does not claim any more, unless another app holds them by now.
-    fn release_domains(&self, old: &App, kept: &[Domain]) {
+    fn release(&self, old: &App, kept: &[Domain]) {
+        self.with_authority_files
+            .fetch_sub(usize::from(names_a_file(old)), Ordering::Relaxed);
         let kept: foldhash::HashSet<&str> = kept.iter().map(Domain::key).collect();
         for domain in old
             .domains
             .iter()
             .filter(|domain| !kept.contains(domain.key()))
         {
-            self.domains.remove_if(domain.key(), |_, entry| {
+            let removed = self.domains.remove_if(domain.key(), |_, entry| {
                 entry.route.load().app.name == old.name
             });
+            self.domain_count
+                .fetch_sub(usize::from(removed.is_some()), Ordering::Relaxed);
         }
     }
 }
 
-/// The snapshot with those apps rejected whose dynos nobody could certify. Decided before anything is planned: a rejected
+fn judge_alone(plan: &Plan, allow_shrink: bool) -> Result<(), Refusal> {
+    Guard::default().judge(plan, allow_shrink, clock::now().into_std())
+}
+
+fn names_a_file(app: &App) -> bool {
+    let settings = app.settings.dyno_tls.as_ref();
+    settings.is_some_and(|settings| matches!(settings.verify, Verify::File(_)))
+}
+
+/// A snapshot or a change, as far as its apps go.
+trait Apps: Clone {
+    fn good(&mut self) -> &mut Vec<Arc<App>>;
+    fn apps(&self) -> &[Arc<App>];
+    fn rejected(&mut self) -> &mut Vec<Rejection>;
+}
+
+impl Apps for Snapshot {
+    fn good(&mut self) -> &mut Vec<Arc<App>> {
+        &mut self.apps
+    }
+
+    fn apps(&self) -> &[Arc<App>] {
+        &self.apps
+    }
+
+    fn rejected(&mut self) -> &mut Vec<Rejection> {
+        &mut self.rejected
+    }
+}
+
+impl Apps for Change {
+    fn good(&mut self) -> &mut Vec<Arc<App>> {
+        &mut self.upsert
+    }
+
+    fn apps(&self) -> &[Arc<App>] {
+        &self.upsert
+    }
+
+    fn rejected(&mut self) -> &mut Vec<Rejection> {
+        &mut self.rejected
+    }
+}
+
+/// The update with those apps rejected whose dynos nobody could certify. Decided before anything is planned: a rejected
 /// app keeps its domains.
-fn certified<'s>(snapshot: &'s Snapshot, authorities: &mut Authorities) -> Cow<'s, Snapshot> {
+fn certified<'u, U: Apps>(update: &'u U, authorities: &mut Authorities) -> Cow<'u, U> {
     let mut reason = |app: &App| {
         let settings = app.settings.dyno_tls.as_ref()?;
         let reason = authorities.of(&settings.verify).err()?;
         Some(format!("dyno_tls.verify: {reason}"))
     };
-    let rejected: Vec<_> = snapshot
-        .apps
+    let rejected: Vec<_> = update
+        .apps()
         .iter()
         .filter_map(|app| {
-            let app_name = app.name.to_string();
-            reason(app).map(|reason| Rejection {
-                app: app_name,
-                reason,
-            })
+            let reason = reason(app)?;
+            let app = app.name.to_string();
+            Some(Rejection { app, reason })
         })
         .collect();
     if rejected.is_empty() {
-        return Cow::Borrowed(snapshot);
+        return Cow::Borrowed(update);
     }
     let names: HashSet<_> = rejected.iter().map(|rejection| &*rejection.app).collect();
-    let mut good = snapshot.clone();
-    good.apps.retain(|app| !names.contains(&*app.name));
+    let mut good = update.clone();
+    good.good().retain(|app| !names.contains(&*app.name));
     drop(names);
-    good.rejected.extend(rejected);
+    good.rejected().extend(rejected);
     Cow::Owned(good)
 }
 
@@ -418,8 +512,12 @@ impl TableView for RouteTable {
             .collect()
     }
 
+    fn app_count(&self) -> usize {
+        Self::app_count(self)
+    }
+
     fn domain_count(&self) -> usize {
-        self.domains.len()
+        Self::domain_count(self)
     }
 }
 

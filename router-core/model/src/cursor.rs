@@ -40,6 +40,11 @@ impl FeedCursor {
         self.revision = self.revision.max(Some(revision));
     }
 
+    /// Notes that a revision is in force, older or not: somebody has said that it shall be.
+    pub fn begin_again(&mut self, revision: u64) {
+        self.revision = Some(revision);
+    }
+
     /// The revision in force.
     pub fn revision(&self) -> Option<u64> {
         self.revision
@@ -120,5 +125,7 @@ mod tests {
             cursor.advance(revision);
         }
         assert_eq!(cursor.revision(), Some(7));
+        cursor.begin_again(2);
+        assert_eq!(cursor.revision(), Some(2), "unless it is meant to");
     }
 }

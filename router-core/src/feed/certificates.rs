@@ -21,7 +21,7 @@ pub(super) const LOOK_AT_FILES: Duration = Duration::from_secs(10);
 /// Reads the certificates of a document without serving them: those that would be rejected.
 pub fn check_certificates(snapshot: &Snapshot) -> Vec<Rejection> {
     let mut certificates = DocumentCertificates::new(Arc::default());
-    let next = certificates.read(snapshot);
+    let next = certificates.read(&snapshot.certificates, &snapshot.rejected_certificates);
     certificates.settle(next, Vec::new);
     certificates.rejected()
 }
@@ -73,13 +73,13 @@ impl DocumentCertificates {
     }
 
     /// Reads what a document holds or names; changes nothing.
-    pub(super) fn read(&self, snapshot: &Snapshot) -> Next {
-        let entries = snapshot.certificates.iter();
+    pub(super) fn read(&self, entries: &[CertificateEntry], unusable: &[Rejection]) -> Next {
+        let entries = entries.iter();
         Next {
             entries: entries
                 .map(|entry| Entry::read(entry, &self.store))
                 .collect(),
-            unusable: snapshot.rejected_certificates.clone(),
+            unusable: unusable.to_vec(),
         }
     }
 

@@ -1,10 +1,19 @@
 //! Where routes come from. A [`Feed`] brings whole documents and changes; the runner judges, guards and applies them, and
 //! nothing that a feed does (errors, silence, rubbish) takes a route away.
 
+mod acks;
 mod cache;
 mod certificates;
 mod file;
+mod handle;
+mod intake;
+mod log;
+mod options;
+mod restart;
 mod runner;
+mod saver;
+mod schedule;
+mod status;
 
 use std::path::Path;
 
@@ -14,7 +23,10 @@ use serde::Serialize;
 
 pub use certificates::check_certificates;
 pub use file::FileFeed;
-pub use runner::{FeedHandle, FeedOptions, start};
+pub use handle::FeedHandle;
+pub use options::FeedOptions;
+pub use runner::start;
+pub use status::{CacheStatus, FeedStatus, Relists, Stuck, Withheld};
 
 /// What a feed brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +48,10 @@ pub enum Update {
 pub struct Position {
     /// The revision in force; changes after it are wanted.
     pub revision: Option<u64>,
-    /// Changes are of no use: the whole document is wanted, at once and without waiting for news. It stays so until a
-    /// [`Update::Snapshot`] comes, or [`Update::Alive`] with exactly `revision`, from a feed that is sure that the
-    /// document with that revision is the one that it gave before.
+    /// Changes are of no use: the whole document is wanted, at once and without waiting for news, over a fresh connection
+    /// if the old one may be dead. It stays so until a [`Update::Snapshot`] comes, or [`Update::Alive`] with exactly
+    /// `revision`, from a feed that is sure that the document with that revision is the one that it gave before, and
+    /// that has given no change since.
     pub need_whole: bool,
 }
 
@@ -49,8 +62,15 @@ pub struct Ack {
     pub router: String,
     /// The revision in force.
     pub revision: u64,
-    /// What of it was rejected.
+    /// What of it was rejected: the first thousand.
     pub rejected: Vec<Rejection>,
+    /// How many rejections there are.
+    pub rejected_count: usize,
+}
+
+impl Ack {
+    /// More rejections than this are only counted.
+    pub const MOST_REJECTED: usize = 1000;
 }
 
 /// A source of routes. [`Feed::next`] is all that a simple one needs.
@@ -102,9 +122,10 @@ pub trait Feed: Send + 'static {
         position: Position,
     ) -> impl Future<Output = Result<Update, FeedError>> + Send;
 
-    /// Tells the source what is in force. Called once that has changed (several changes in quick succession are told
-    /// once) and every twenty seconds, so that what is told may expire at the source after a minute. Never called while
-    /// [`Feed::next`] runs. An error is counted and nothing else; what takes longer than five seconds is dropped.
+    /// Tells the source what is in force. Called once that has changed, and not before a restart would find it on disk;
+    /// several changes in quick succession are told once. Never called while [`Feed::next`] runs. After an error, or
+    /// five seconds, it is called again later: between a second and half a minute. If what was told expires at the
+    /// source, [`Feed::next`] has to keep it alive.
     fn acknowledge(&mut self, ack: &Ack) -> impl Future<Output = Result<(), FeedError>> + Send {
         let _ = ack;
         async { Ok(()) }
@@ -115,25 +136,3 @@ pub trait Feed: Send + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FeedError(pub String);
-
-/// How the feed stands, as `/v1/feed` shows it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct FeedStatus {
-    /// What feeds the router.
-    pub source: String,
-    /// The revision in force.
-    pub revision: Option<u64>,
-    /// Seconds since that revision was put in force.
-    pub age_seconds: Option<f64>,
-    /// The routes come from the cache, because the feed has given none yet.
-    pub stale: bool,
-    /// Why the last document was not put in force, or could not be had; none once one is good again.
-    pub last_error: Option<String>,
-    /// Apps of the document in force that were rejected, or lost a domain, and certificates that were rejected
-    /// (`certificates[3]`).
-    pub rejected: Vec<Rejection>,
-    /// Documents put in force.
-    pub accepted: u64,
-    /// Documents refused, ignored as old, or not to be had.
-    pub refused: u64,
-}

@@ -1,375 +1,430 @@
-//! Runs a feed: judge by revision, validate whole, guard, apply per app, remember the last good document, say how it
-//! went. Errors raise the age and change nothing else.
+//! Runs a feed: waits for it, for the clock and for the handle, has its updates taken in on a thread of their own, has
+//! them saved, and tells the source what is in force. Errors raise the age and change nothing else. No lock is held while
+//! anything is waited for.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{self, Digest, SHA256};
-use bytes::Bytes;
 use router_model::backoff::Backoff;
-use router_model::cursor::{FeedCursor, Judgement};
-use router_model::snapshot::{self, Rejection};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use zeroize::{Zeroize, Zeroizing};
 
-use super::certificates::{DocumentCertificates, LOOK_AT_FILES};
-use super::{Feed, FeedStatus, Position, Update, cache};
+use super::acks::Acks;
+use super::cache::Cache;
+use super::certificates::LOOK_AT_FILES;
+use super::handle::FeedHandle;
+use super::intake::{Intake, Outcome};
+use super::saver::{Job, Saver, wipe};
+use super::schedule::Schedule;
+use super::status::{Board, Relist, Saved};
+use super::{Ack, Feed, FeedError, FeedOptions, Position, Update, restart};
 use crate::clock::{self, Instant};
 use crate::router::Router;
 use crate::tasks;
 
-/// How to run a feed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FeedOptions {
-    /// Where the last good document is kept; read when the feed has none to give at the start.
-    pub cache: Option<PathBuf>,
-    /// What the router is called in acknowledgements. Default: random.
-    pub router_id: String,
-    /// The largest share of all domains that one update may take away without `allow_shrink`.
-    pub shrink_share: f64,
-    /// After how long a document that takes away more is believed all the same, if the source keeps to it; never, by
-    /// default. A document without any app is never believed.
-    pub shrink_persists: Option<Duration>,
-    /// How often the whole document is asked for, whatever the changes were; a fifth more or less, at random.
-    pub relist_every: Duration,
-    /// After how long without a word a source with a heartbeat is called silent.
-    pub silent_after: Duration,
-    /// The longest time that an update is held back, at random, so that a fleet does not take up a bad one in the same
-    /// second. Zero by default.
-    pub apply_jitter: Duration,
-    /// After how long in one step the runner is called stuck.
-    pub watchdog: Duration,
-    /// Whether to ask for the whole document when every dyno of an app refuses connections and nothing new has come
-    /// for `silent_after`.
-    pub feedback_relist: bool,
-}
-
-impl Default for FeedOptions {
-    fn default() -> Self {
-        Self {
-            cache: None,
-            router_id: format!("{:016x}", fastrand::u64(..)),
-            shrink_share: 0.25,
-            shrink_persists: None,
-            relist_every: Duration::from_mins(10),
-            silent_after: Duration::from_secs(30),
-            apply_jitter: Duration::ZERO,
-            watchdog: Duration::from_secs(30),
-            feedback_relist: true,
-        }
-    }
-}
-
-/// A running feed.
-#[derive(Debug)]
-pub struct FeedHandle {
-    status: Arc<Mutex<Recorded>>,
-    /// Woken to have the files looked at that the document names.
-    look: Arc<Notify>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-#[derive(Debug, Default)]
-struct Recorded {
-    /// Its `rejected` is put together from the two lists below.
-    status: FeedStatus,
-    applied_at: Option<Instant>,
-    rejected_apps: Vec<Rejection>,
-    rejected_certificates: Vec<Rejection>,
-}
-
-impl FeedHandle {
-    /// How the feed stands.
-    pub fn status(&self) -> FeedStatus {
-        let recorded = lock(&self.status);
-        let age = recorded
-            .applied_at
-            .map(|at| clock::now().saturating_duration_since(at).as_secs_f64());
-        FeedStatus {
-            age_seconds: age,
-            rejected: [&recorded.rejected_apps[..], &recorded.rejected_certificates].concat(),
-            ..recorded.status.clone()
-        }
-    }
-
-    /// Certificates of the document in force that cannot be used (`certificates[3]`), and why.
-    pub fn rejected_certificates(&self) -> Vec<Rejection> {
-        lock(&self.status).rejected_certificates.clone()
-    }
-
-    /// Has the certificate files that the document names looked at now. They are looked at every ten seconds anyway.
-    pub fn look_at_files(&self) {
-        self.look.notify_one();
-    }
-
-    /// Stops to read the feed; the routes stay as they are.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
-    }
-}
-
-fn lock(status: &Mutex<Recorded>) -> MutexGuard<'_, Recorded> {
-    status.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Starts to keep the router's table up to date. Must be called on a tokio runtime; documents are parsed and applied on
 /// a thread of their own.
 pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHandle {
-    let status = Arc::new(Mutex::new(Recorded::default()));
-    lock(&status).status.source = feed.source().to_owned();
+    let cached = options.cache.is_some();
+    let board = Board::new(feed.source(), &options.router_id, cached, options.watchdog);
+    let folder = feed.folder().map_or_else(PathBuf::new, ToOwned::to_owned);
+    let intake = Arc::new(Mutex::new(Intake::new(router, folder, &options)));
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let now = clock::now();
     let runner = Runner {
         router: router.clone(),
+        schedule: Schedule::new(&options, feed.has_heartbeat(), now, fastrand::u32(..)),
+        intake: Arc::clone(&intake),
+        board: Arc::clone(&board),
+        saver: None,
+        saved: board.saved.subscribe(),
+        saving: tasks.clone(),
+        errors: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+        hold_until: now,
+        acks: Acks::new(now),
         options,
-        cursor: FeedCursor::new(),
-        folder: feed.folder().map_or_else(PathBuf::new, Path::to_owned),
-        certificates: DocumentCertificates::new(Arc::clone(router.certificates())),
-        in_force: None,
-        status: Arc::clone(&status),
     };
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let stopped = stop.clone();
-    let look = Arc::new(Notify::new());
-    let told = Arc::clone(&look);
     tasks::spawn(&tasks, async move {
         tokio::select! {
-            // Dropping the runner between two documents loses nothing; within one, the blocking part finishes by
-            // itself.
-            () = run(runner, feed, told) => {}
+            // Dropping the runner between two updates loses nothing; within one, the blocking part finishes by itself.
+            () = runner.run(feed) => {}
+            () = stopped.cancelled() => {}
+        }
+    });
+    let (watched, stopped) = (Arc::clone(&board), stop.clone());
+    tasks::spawn(&tasks, async move {
+        tokio::select! {
+            () = watch(watched) => {}
             () = stopped.cancelled() => {}
         }
     });
     tasks.close();
-    FeedHandle {
-        status,
-        look,
-        stop,
-        tasks,
+    FeedHandle::new(board, intake, stop, tasks)
+}
+
+/// Says once of each step that takes too long that it does.
+async fn watch(board: Arc<Board>) {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let stuck = board.stuck_since(clock::now());
+        if let Some((step, _)) = stuck.filter(|_| stuck != told) {
+            tracing::error!(step, "the feed is stuck; the routes stay as they are");
+        }
+        told = stuck;
     }
 }
 
-async fn run(mut runner: Runner, mut feed: impl Feed, look: Arc<Notify>) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-    loop {
-        let asked = clock::now();
-        let files = runner.has_files();
-        let next = tokio::select! {
-            // Cancel-safe, all: dropping what waits for a document loses none, and a call to look stays one.
-            next = feed.next(runner.position()) => next.map(Some),
-            () = look.notified() => Ok(None),
-            () = tokio::time::sleep(LOOK_AT_FILES), if files => Ok(None),
-        };
-        match next {
-            Ok(update) => {
-                if update.is_some() {
-                    backoff.reset();
-                }
-                let handled = tasks::blocking(move || {
-                    match update {
-                        Some(Update::Snapshot(document)) => runner.document(document),
-                        Some(Update::Change(_) | Update::Alive { .. }) => {}
-                        None => runner.look_at_files(),
-                    }
-                    runner
-                });
-                match handled.await {
-                    Some(back) => runner = back,
-                    // Only a panic in our own code can do this; the routes stay.
-                    None => {
-                        return tracing::error!(
-                            "the feed's runner panicked; routes are not updated any more"
-                        );
-                    }
-                }
-            }
-            Err(error) => {
-                runner.refuse(error.to_string());
-                runner.start_from_cache();
-                // Only a feed that fails at once is held back; one that waited for a change must not be late with the
-                // next.
-                tokio::time::sleep_until(asked + backoff.next(fastrand::u32(..))).await;
-            }
-        }
-    }
-}
+const WATCH: Duration = Duration::from_secs(1);
 
 struct Runner {
     router: Router,
     options: FeedOptions,
-    cursor: FeedCursor,
-    /// Where file names in documents start from.
-    folder: PathBuf,
-    certificates: DocumentCertificates,
-    /// Of the document in force, to know it again. The document itself may hold private keys, and is not kept.
-    in_force: Option<Digest>,
-    status: Arc<Mutex<Recorded>>,
+    intake: Arc<Mutex<Intake>>,
+    board: Arc<Board>,
+    /// None without a cache.
+    saver: Option<Saver>,
+    saved: watch::Receiver<Saved>,
+    /// Who waits for the saver in the end.
+    saving: TaskTracker,
+    schedule: Schedule,
+    errors: Backoff,
+    /// The feed is not asked before: it gave an error, or what was refused.
+    hold_until: Instant,
+    acks: Acks,
+}
+
+/// What ended a wait.
+enum Wake {
+    Update(Update),
+    Failed(FeedError),
+    /// What the feed is asked for has changed, or the source is to be told something.
+    Again,
+}
+
+pub(super) fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
+    // What a panic has left half done is put right by the whole document.
+    intake.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Runner {
-    fn position(&self) -> Position {
-        Position {
-            revision: self.cursor.revision(),
-            need_whole: false,
-        }
-    }
-
-    fn document(&mut self, document: Bytes) {
-        let digest = digest::digest(&SHA256, &document);
-        if self.is_in_force(&digest) {
-            self.look_at_files();
-            let mut recorded = lock(&self.status);
-            recorded.status.stale = false;
-            recorded.status.last_error = None;
-            return;
-        }
-        match self.put_in_force(&document) {
-            Ok(()) => {
-                self.save(&document);
-                self.in_force = Some(digest);
-                let mut recorded = lock(&self.status);
-                recorded.status.stale = false;
-                recorded.status.last_error = None;
-                recorded.status.accepted += 1;
+    async fn run(mut self, mut feed: impl Feed) {
+        self.start_from_cache().await;
+        loop {
+            if self.acknowledgement_is_due(clock::now()) {
+                self.acknowledge(&mut feed).await;
             }
-            Err(reason) => {
-                self.refuse(reason);
-                self.start_from_cache();
+            let asked = clock::now();
+            let position = lock(&self.intake).position();
+            match self.wait(&mut feed, position).await {
+                Wake::Again => {}
+                Wake::Update(update) => self.update(update, position, asked).await,
+                Wake::Failed(error) => {
+                    self.board.refuse(error.to_string());
+                    self.board.answered.send_replace(true);
+                    // Only a feed that fails at once is held back; one that waited for a change must not be late with
+                    // the next.
+                    self.hold_until = asked + self.errors.next(fastrand::u32(..));
+                }
             }
         }
-        wipe(document);
     }
 
-    fn is_in_force(&self, digest: &Digest) -> bool {
-        let in_force = self.in_force.as_ref();
-        in_force.is_some_and(|in_force| in_force.as_ref() == digest.as_ref())
-    }
-
-    /// Whether the document names files.
-    fn has_files(&self) -> bool {
-        self.certificates.have_files() || self.router.table().has_authority_files()
-    }
-
-    /// A certificate may be renewed in its files while the document stays as it is, and so may an authority of dynos.
-    fn look_at_files(&mut self) {
-        let changed = self.router.table().look_at_authority_files();
-        if changed > 0 {
-            tracing::info!(
-                apps = changed,
-                "certificate authorities of dynos have changed"
-            );
-        }
-        let table = self.router.table();
-        if self.certificates.look_at_files(|| table.domains()) {
-            tracing::info!("certificate files of the route document have changed");
-            self.tell_of_certificates();
-        }
-    }
-
-    /// Warns of certificates that are rejected since now.
-    fn tell_of_certificates(&self) {
-        let rejected = self.certificates.rejected();
-        let mut recorded = lock(&self.status);
-        for Rejection { app, reason } in &rejected {
-            let known = recorded.rejected_certificates.iter();
-            if !known
-                .clone()
-                .any(|known| known.app == *app && known.reason == *reason)
-            {
-                tracing::warn!(certificate = %app, %reason, "certificate rejected");
+    /// Waits for the feed, and does what else comes up as long as it does not concern the feed.
+    async fn wait(&mut self, feed: &mut impl Feed, position: Position) -> Wake {
+        let hold_until = self.hold_until;
+        let mut next = pin!(async {
+            tokio::time::sleep_until(hold_until).await;
+            feed.next(position).await
+        });
+        loop {
+            let now = clock::now();
+            if let Some(reason) = self.reason_to_ask(now, position) {
+                self.ask(reason);
+                return Wake::Again;
+            }
+            if self.acknowledgement_is_due(now) {
+                return Wake::Again;
+            }
+            if self.schedule.files_are_due(now) && lock(&self.intake).has_files() {
+                self.look_at_files().await;
+            }
+            let alarm = self.alarm(now);
+            let feedback = self
+                .schedule
+                .feedback_from()
+                .is_some_and(|from| from <= now);
+            tokio::select! {
+                // Cancel-safe, all: dropping what waits for an update loses none, and a call stays one.
+                next = &mut next => return match next {
+                    Ok(update) => Wake::Update(update),
+                    Err(error) => Wake::Failed(error),
+                },
+                () = self.board.look.notified() => self.look_at_files().await,
+                () = self.board.ask.notified() => {
+                    self.ask(Relist::Asked);
+                    return Wake::Again;
+                }
+                () = self.router.table().unreachable.notified(), if feedback => {
+                    self.schedule.fed_back(now);
+                    self.ask(Relist::Feedback);
+                    return Wake::Again;
+                }
+                _ = self.saved.changed() => {}
+                () = tokio::time::sleep_until(alarm) => {}
             }
         }
-        recorded.rejected_certificates = rejected;
     }
 
-    /// Parses, judges, guards and applies; on an error nothing has changed.
-    fn put_in_force(&mut self, document: &[u8]) -> Result<(), String> {
-        let mut snapshot = snapshot::parse(document).map_err(|error| error.to_string())?;
-        snapshot.start_from(&self.folder);
-        if self.cursor.judge(snapshot.revision, false) == Judgement::Stale {
-            let in_force = self.cursor.revision().unwrap_or_default();
-            return Err(format!(
-                "revision {} is older than {in_force}, which is in force",
-                snapshot.revision
-            ));
+    /// Why the feed has to be asked for the whole document now.
+    fn reason_to_ask(&mut self, now: Instant, position: Position) -> Option<Relist> {
+        let due = self.schedule.due(now, fastrand::u32(..));
+        self.board.lock().status.silent = self.schedule.is_silent();
+        if due == Some(Relist::Silence) {
+            // Whoever is asked already does not answer.
+            return due;
         }
-        let certificates = self.certificates.read(&snapshot);
-        let applied = self
-            .router
-            .table()
-            .apply_after(&snapshot, || self.certificates.add(&certificates))
-            .map_err(|refusal| refusal.to_string())?;
-        let table = self.router.table();
-        self.certificates.settle(certificates, || table.domains());
-        self.cursor.advance(snapshot.revision);
-        tracing::info!(
-            revision = snapshot.revision,
-            changed = applied.changed,
-            removed = applied.removed,
-            "routes applied"
-        );
-        for rejection in &applied.rejected {
-            tracing::warn!(app = %rejection.app, reason = %rejection.reason, "app rejected");
+        if position.need_whole {
+            return None;
         }
-        self.tell_of_certificates();
-        let mut recorded = lock(&self.status);
-        recorded.status.revision = Some(snapshot.revision);
-        recorded.rejected_apps = applied.rejected;
-        recorded.applied_at = Some(clock::now());
-        Ok(())
-    }
-
-    fn refuse(&self, reason: String) {
-        tracing::error!(%reason, "route document refused; the routes stay as they are");
-        let mut recorded = lock(&self.status);
-        recorded.status.refused += 1;
-        recorded.status.last_error = Some(reason);
-    }
-
-    /// With nothing better at hand, the last good document is served, and said to be stale.
-    fn start_from_cache(&mut self) {
-        let Some(path) = self
-            .options
-            .cache
-            .clone()
-            .filter(|_| !self.router.table().is_loaded())
-        else {
-            return;
-        };
-        let loaded = cache::load(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|document| {
-                let document = Zeroizing::new(document);
-                self.put_in_force(&document)?;
-                Ok(digest::digest(&SHA256, &document))
-            });
-        match loaded {
-            Ok(digest) => {
-                self.in_force = Some(digest);
-                lock(&self.status).status.stale = true;
-                tracing::warn!(path = %path.display(), "serving the routes of the last good document");
-            }
-            Err(error) => tracing::warn!(path = %path.display(), %error, "no last good document"),
+        let judged_otherwise = lock(&self.intake).again_at();
+        if judged_otherwise.is_some_and(|at| at <= now) {
+            return Some(Relist::Gap);
         }
+        let cache = position.revision.is_some() && self.saved.borrow().needs_whole;
+        if cache && self.schedule.cache_from().is_none_or(|from| from <= now) {
+            self.schedule.asked_for_cache(now);
+            return Some(Relist::Cache);
+        }
+        due
     }
 
-    /// A cache that cannot be written must not stop routes from being applied.
-    fn save(&self, document: &[u8]) {
-        let Some(path) = &self.options.cache else {
+    /// When something may be due of which nobody tells.
+    fn alarm(&self, now: Instant) -> Instant {
+        let times = [
+            Some(self.schedule.next()),
+            lock(&self.intake).again_at(),
+            self.schedule.feedback_from(),
+            self.schedule.cache_from(),
+            self.acks.due_at(),
+            self.acks.overdue_at(),
+        ];
+        // What has passed was looked at, and is waited for in another way if it was not due.
+        let ahead = times.into_iter().flatten().filter(|at| *at > now);
+        ahead
+            .chain([now + LOOK_AT_FILES])
+            .min()
+            .unwrap_or(now + LOOK_AT_FILES)
+    }
+
+    /// Wants the whole document from the feed.
+    fn ask(&mut self, reason: Relist) {
+        tracing::debug!(?reason, "asking for the whole document");
+        lock(&self.intake).want_whole();
+        self.board.relist(reason);
+    }
+
+    async fn update(&mut self, update: Update, position: Position, asked: Instant) {
+        let news = !matches!(update, Update::Alive { .. });
+        self.heard(news);
+        if news {
+            self.hold_back().await;
+        }
+        let step = self.board.step("applying an update");
+        let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
+        let taken = tasks::blocking(move || {
+            let mut intake = lock(&intake);
+            let began = clock::now();
+            let mut outcome = intake.take(&update, began);
+            let ended = clock::now();
+            board.outcome(&mut outcome, &intake, ended);
+            (update, outcome, ended.saturating_duration_since(began))
+        });
+        let taken = taken.await;
+        drop(step);
+        let Some((update, outcome, spent)) = taken else {
+            let reason = "the router's own code panicked over an update, which is a bug";
+            self.board.refuse(reason.to_owned());
+            self.ask(Relist::Gap);
+            self.hold_until = clock::now() + self.errors.next(fastrand::u32(..));
             return;
         };
-        if let Err(error) = cache::save(path, document) {
-            tracing::warn!(path = %path.display(), %error, "cannot save the last good document");
+        match &outcome {
+            Outcome::Applied(in_force) => {
+                tracing::info!(
+                    revision = in_force.revision,
+                    changed = in_force.applied.changed,
+                    removed = in_force.applied.removed,
+                    "routes applied"
+                );
+                self.errors.reset();
+                self.acks.owe(clock::now());
+                self.board.lock().status.apply_seconds = Some(spent.as_secs_f64());
+            }
+            Outcome::Current => {
+                self.errors.reset();
+                // What the source may not know: this router has started with it.
+                if self.board.lock().status.acknowledged.is_none() {
+                    self.acks.owe(clock::now());
+                }
+            }
+            Outcome::Nothing => self.errors.reset(),
+            Outcome::Gap => {
+                self.board.relist(Relist::Gap);
+                if position.need_whole {
+                    self.hold_after_refusal(asked, spent);
+                }
+            }
+            Outcome::Refused { .. } | Outcome::RefusedAgain => {
+                self.hold_after_refusal(asked, spent);
+            }
         }
+        self.board.answered.send_replace(true);
+        self.save(update, &outcome);
+    }
+
+    /// Notes that the source has said something.
+    fn heard(&mut self, news: bool) {
+        let now = clock::now();
+        self.schedule.heard(now, news);
+        let mut recorded = self.board.lock();
+        recorded.heard_at = Some(now);
+        recorded.status.silent = false;
+    }
+
+    /// So that a fleet does not take up a bad update in the same second. A router that serves nothing, or old routes,
+    /// does not wait.
+    async fn hold_back(&mut self) {
+        let stale = self.board.lock().status.stale;
+        if stale || !self.router.table().is_loaded() {
+            return;
+        }
+        let time = self.schedule.hold_back(clock::now(), fastrand::u32(..));
+        if time.is_zero() {
+            return;
+        }
+        self.board.lock().status.holding_back = true;
+        tokio::time::sleep(time).await;
+        self.board.lock().status.holding_back = false;
+        // The source was not listened to meanwhile.
+        self.heard(true);
+    }
+
+    /// A source that gives what is refused again and again must not keep a thread busy; but whoever mends a document
+    /// must not wait for long.
+    fn hold_after_refusal(&mut self, asked: Instant, spent: Duration) {
+        let longest = REFUSED.max(spent * 4);
+        self.hold_until = asked + self.errors.next(fastrand::u32(..)).min(longest);
+    }
+
+    fn save(&mut self, update: Update, outcome: &Outcome) {
+        let revision = self.board.revision.borrow().unwrap_or_default();
+        let applied = matches!(outcome, Outcome::Applied(_));
+        let wanted = matches!(outcome, Outcome::Current) && self.saved.borrow().needs_whole;
+        match (update, &self.saver) {
+            (Update::Snapshot(document), saver) => {
+                self.schedule.relist_again(clock::now(), fastrand::u32(..));
+                match saver {
+                    Some(saver) if applied || wanted => {
+                        saver.save(Job::Document(document, revision))
+                    }
+                    _ => wipe(document),
+                }
+            }
+            (Update::Change(change), Some(saver)) if applied => {
+                saver.save(Job::Change(change, revision));
+            }
+            (Update::Change(change), _) => wipe(change),
+            (Update::Alive { .. }, _) => {}
+        }
+    }
+
+    async fn look_at_files(&mut self) {
+        let step = self.board.step("reading certificate files");
+        let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
+        let looked = tasks::blocking(move || {
+            let mut intake = lock(&intake);
+            if intake.look_at_files() {
+                tracing::info!("certificate files of the route document have changed");
+                board.lock().certificates(intake.rejected_certificates());
+            }
+        });
+        looked.await;
+        drop(step);
+    }
+
+    /// Whatever the feed will say: until it does, the last good routes are served, and said to be stale.
+    async fn start_from_cache(&mut self) {
+        let Some(path) = self.options.cache.clone() else {
+            return;
+        };
+        let step = self.board.step("reading the cache");
+        let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
+        let mut cache = Cache::new(&path);
+        let serves = self.router.table().is_loaded();
+        let read = tasks::blocking(move || {
+            if !serves {
+                restart::from_cache(&mut cache, &mut lock(&intake), &board);
+            }
+            cache
+        });
+        let read = read.await;
+        drop(step);
+        let cache = read.unwrap_or_else(|| Cache::new(&path));
+        let saver = Saver::start(cache, path, Arc::clone(&self.board), &self.saving);
+        self.saver = Some(saver);
+    }
+
+    fn acknowledgement_is_due(&self, now: Instant) -> bool {
+        if self.acks.due_at().is_none_or(|at| at > now) {
+            return false;
+        }
+        // What was told must outlast a restart, if the disk allows it.
+        let (revision, saved) = (*self.board.revision.borrow(), *self.saved.borrow());
+        let kept = self.saver.is_none() || saved.failed || saved.revision >= revision;
+        kept || self.acks.overdue_at().is_some_and(|at| at <= now)
+    }
+
+    async fn acknowledge(&mut self, feed: &mut impl Feed) {
+        let Some(ack) = self.ack() else {
+            return self.acks.told(clock::now());
+        };
+        let step = self.board.step("telling the source what is in force");
+        let told = tokio::time::timeout(ACK_TIMEOUT, feed.acknowledge(&ack)).await;
+        drop(step);
+        let error = match told {
+            Ok(Ok(())) => {
+                self.board.lock().status.acknowledged = Some(ack.revision);
+                return self.acks.told(clock::now());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the source took too long".to_owned(),
+        };
+        let revision = ack.revision;
+        tracing::warn!(revision, %error, "cannot tell the source what is in force");
+        self.board.lock().status.acknowledgements_failed += 1;
+        self.acks.failed(clock::now(), fastrand::u32(..));
+    }
+
+    /// What there is to tell.
+    fn ack(&self) -> Option<Ack> {
+        let revision = (*self.board.revision.borrow())?;
+        let recorded = self.board.lock();
+        let apps = recorded.rejected_apps.iter();
+        let rejected = apps.chain(&recorded.rejected_certificates);
+        Some(Ack {
+            router: self.options.router_id.clone(),
+            revision,
+            rejected: rejected.take(Ack::MOST_REJECTED).cloned().collect(),
+            rejected_count: recorded.rejected_apps.len() + recorded.rejected_certificates.len(),
+        })
     }
 }
 
-/// Leaves no private key of a document in memory that was given back, as far as nobody else has the document.
-fn wipe(document: Bytes) {
-    if let Ok(mut document) = document.try_into_mut() {
-        document.as_mut().zeroize();
-    }
-}
+/// How long at most a feed is held back after what was refused, if reading it took no longer.
+const REFUSED: Duration = Duration::from_millis(500);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -93,10 +93,14 @@ impl Search {
     ) -> Result<(), Failure> {
         worker.event(Event::ConnectFailed(failure));
         if verdict::of(failure).quarantine {
+            let now = clock::now();
             lease
                 .dyno()
-                .quarantine(clock::now() + worker.shared.limits.quarantine);
+                .quarantine(now + worker.shared.limits.quarantine);
             worker.event(Event::Quarantined);
+            if route.pool.is_unreachable(now) {
+                worker.shared.table.unreachable.notify_one();
+            }
         }
         self.tried.push(lease.dyno().id());
         self.last_failure = Some(failure);

@@ -1,0 +1,252 @@
+//! When the runner has something to do besides waiting for its feed. Pure: `now` and random numbers are arguments.
+
+use std::time::Duration;
+
+use super::FeedOptions;
+use super::certificates::LOOK_AT_FILES;
+use super::status::Relist;
+use crate::clock::Instant;
+
+/// The times at which something is due.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Schedule {
+    relist_every: Duration,
+    relist_at: Instant,
+    silent_after: Duration,
+    /// Whether the source has a heartbeat.
+    has_heartbeat: bool,
+    heard_at: Instant,
+    /// When a document or a change has come last: heartbeats say nothing of an app whose dynos do not answer.
+    news_at: Instant,
+    silent: bool,
+    feedback: bool,
+    /// When unreachable dynos were the reason to ask the last time, and when the cache was.
+    feedback_at: Option<Instant>,
+    cache_at: Option<Instant>,
+    files_at: Instant,
+    jitter: Duration,
+    /// Updates pass without being held back until then.
+    free_until: Option<Instant>,
+}
+
+/// How often, at most, unreachable dynos or the cache are a reason to ask for the whole document.
+const AT_MOST_EVERY: Duration = Duration::from_mins(1);
+
+impl Schedule {
+    pub(super) fn new(
+        options: &FeedOptions,
+        has_heartbeat: bool,
+        now: Instant,
+        random: u32,
+    ) -> Self {
+        let mut schedule = Self {
+            relist_every: options.relist_every,
+            relist_at: now,
+            silent_after: options.silent_after,
+            has_heartbeat,
+            heard_at: now,
+            news_at: now,
+            silent: false,
+            feedback: options.feedback_relist,
+            feedback_at: None,
+            cache_at: None,
+            files_at: now + LOOK_AT_FILES,
+            jitter: options.apply_jitter,
+            free_until: None,
+        };
+        schedule.relist_again(now, random);
+        schedule
+    }
+
+    /// A whole document was asked for or came: the next one in a while.
+    pub(super) fn relist_again(&mut self, now: Instant, random: u32) {
+        self.relist_at = now
+            + between(
+                self.relist_every.mul_f64(0.8),
+                self.relist_every.mul_f64(1.2),
+                random,
+            );
+    }
+
+    /// Something came from the source.
+    pub(super) fn heard(&mut self, now: Instant, news: bool) {
+        self.heard_at = now;
+        self.silent = false;
+        if news {
+            self.news_at = now;
+        }
+    }
+
+    /// Why the whole document is to be asked for now, if it is.
+    pub(super) fn due(&mut self, now: Instant, random: u32) -> Option<Relist> {
+        if self.has_heartbeat && !self.silent && now >= self.heard_at + self.silent_after {
+            self.silent = true;
+            return Some(Relist::Silence);
+        }
+        if now >= self.relist_at {
+            self.relist_again(now, random);
+            return Some(Relist::Timer);
+        }
+        None
+    }
+
+    /// When [`Schedule::due`] may have something new to say.
+    pub(super) fn next(&self) -> Instant {
+        let silent_at = self.heard_at + self.silent_after;
+        if self.has_heartbeat && !self.silent {
+            self.relist_at.min(silent_at)
+        } else {
+            self.relist_at
+        }
+    }
+
+    /// Whether it is time to look at the files that the document names.
+    pub(super) fn files_are_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.files_at;
+        if due {
+            self.files_at = now + LOOK_AT_FILES;
+        }
+        due
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// From when on unreachable dynos are a reason to ask.
+    pub(super) fn feedback_from(&self) -> Option<Instant> {
+        let quiet = self.news_at + self.silent_after;
+        let from = self
+            .feedback_at
+            .map_or(quiet, |at| quiet.max(at + AT_MOST_EVERY));
+        self.feedback.then_some(from)
+    }
+
+    /// They were the reason.
+    pub(super) fn fed_back(&mut self, now: Instant) {
+        self.feedback_at = Some(now);
+    }
+
+    /// From when on the cache is a reason to ask.
+    pub(super) fn cache_from(&self) -> Option<Instant> {
+        self.cache_at.map(|at| at + AT_MOST_EVERY)
+    }
+
+    /// It was the reason.
+    pub(super) fn asked_for_cache(&mut self, now: Instant) {
+        self.cache_at = Some(now);
+    }
+
+    /// How long an update that has come now is to be held back. Within the longest time from then on, all others pass: a
+    /// stream of them must not be slowed down.
+    pub(super) fn hold_back(&mut self, now: Instant, random: u32) -> Duration {
+        if self.jitter.is_zero() || self.free_until.is_some_and(|until| now < until) {
+            return Duration::ZERO;
+        }
+        self.free_until = Some(now + self.jitter);
+        between(Duration::ZERO, self.jitter, random)
+    }
+}
+
+/// A time between two others; any random number will do.
+fn between(least: Duration, most: Duration, random: u32) -> Duration {
+    least
+        + most
+            .saturating_sub(least)
+            .mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn schedule(has_heartbeat: bool, start: Instant) -> Schedule {
+        Schedule::new(&FeedOptions::default(), has_heartbeat, start, u32::MAX / 2)
+    }
+
+    #[test]
+    fn the_whole_is_asked_for_every_ten_minutes_give_or_take_a_fifth() {
+        let start = clock::now();
+        for (random, expected) in [(0, 480), (u32::MAX, 720), (u32::MAX / 2, 600)] {
+            let schedule = Schedule::new(&FeedOptions::default(), false, start, random);
+            let after = schedule.next() - start;
+            assert!(
+                after.abs_diff(seconds(expected)) < Duration::from_millis(1),
+                "{after:?}"
+            );
+        }
+        let mut schedule = schedule(false, start);
+        assert_eq!(schedule.due(start + seconds(599), 0), None);
+        let at = start + seconds(601);
+        assert_eq!(schedule.due(at, 0), Some(Relist::Timer));
+        assert_eq!(
+            (schedule.due(at, 0), schedule.next()),
+            (None, at + seconds(480))
+        );
+    }
+
+    #[test]
+    fn silence_is_noticed_once_until_a_word_comes() {
+        let start = clock::now();
+        let mut schedule = schedule(true, start);
+        assert_eq!(schedule.next(), start + seconds(30));
+        schedule.heard(start + seconds(10), false);
+        assert_eq!(schedule.due(start + seconds(39), 0), None);
+        assert_eq!(schedule.due(start + seconds(40), 0), Some(Relist::Silence));
+        assert!(schedule.is_silent());
+        assert_eq!(schedule.due(start + seconds(100), 0), None);
+        schedule.heard(start + seconds(110), false);
+        assert!(!schedule.is_silent());
+        assert_eq!(schedule.due(start + seconds(140), 0), Some(Relist::Silence));
+        let mut without = self::schedule(false, start);
+        assert_eq!(without.due(start + seconds(300), 0), None);
+    }
+
+    #[test]
+    fn feedback_waits_for_silence_and_for_its_turn() {
+        let start = clock::now();
+        let mut schedule = schedule(true, start);
+        schedule.heard(start + seconds(20), true);
+        // A heartbeat is no news.
+        schedule.heard(start + seconds(40), false);
+        assert_eq!(schedule.feedback_from(), Some(start + seconds(50)));
+        schedule.fed_back(start + seconds(50));
+        assert_eq!(schedule.feedback_from(), Some(start + seconds(110)));
+        schedule.heard(start + seconds(105), true);
+        assert_eq!(schedule.feedback_from(), Some(start + seconds(135)));
+        let options = FeedOptions {
+            feedback_relist: false,
+            ..FeedOptions::default()
+        };
+        let without = Schedule::new(&options, true, start, 0);
+        assert_eq!(without.feedback_from(), None);
+    }
+
+    #[test]
+    fn an_update_is_held_back_and_those_behind_it_pass() {
+        let start = clock::now();
+        let options = FeedOptions {
+            apply_jitter: seconds(10),
+            ..FeedOptions::default()
+        };
+        let mut schedule = Schedule::new(&options, true, start, 0);
+        assert_eq!(schedule.hold_back(start, u32::MAX / 2).as_secs(), 4);
+        for after in [5, 6, 9] {
+            assert_eq!(
+                schedule.hold_back(start + seconds(after), u32::MAX),
+                Duration::ZERO
+            );
+        }
+        assert_eq!(
+            schedule.hold_back(start + seconds(10), u32::MAX),
+            seconds(10)
+        );
+        let mut without = self::schedule(true, start);
+        assert_eq!(without.hold_back(start, u32::MAX), Duration::ZERO);
+    }
+}
