@@ -5,10 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use router_model::app::{App, DynoName, DynoState};
-use router_model::diff::{Plan, TableView, guard, plan};
+use router_model::diff::{Guard, Plan, TableView, plan};
 use router_model::hostname::Domain;
 use router_model::settings::{DynoProtocol, Hsts};
 use router_model::snapshot::{Snapshot, parse};
@@ -24,7 +25,8 @@ fuzz_target!(|document: &[u8]| {
     check_snapshot(&snapshot);
     let mut table = Table::default();
     let first = plan(&table, &snapshot);
-    let _ = guard(&first, &snapshot);
+    let judged = Guard::default().judge(&first, snapshot.allow_shrink, Instant::now());
+    assert_eq!(judged.is_err(), first.empties && !snapshot.allow_shrink);
     assert!(
         first.remove.is_empty() && first.domains_removed == 0,
         "nothing can be taken from an empty table"
@@ -151,6 +153,10 @@ impl TableView for Table {
 
     fn names(&self) -> Vec<Arc<str>> {
         self.apps.keys().cloned().collect()
+    }
+
+    fn app_count(&self) -> usize {
+        self.apps.len()
     }
 
     fn domain_count(&self) -> usize {

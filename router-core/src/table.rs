@@ -65,6 +65,9 @@ pub struct Applied {
     pub rejected: Vec<Rejection>,
     /// After a change: the apps of which earlier rejections are void. A snapshot voids all of them.
     pub settled: Vec<Arc<str>>,
+    /// After a snapshot: the apps without which it would have come to something else, because they are rejected and keep
+    /// their previous version, or hold a domain that others claim as well.
+    pub kept: Vec<Arc<str>>,
 }
 
 /// One version of an app, ready to serve. Immutable.
@@ -242,6 +245,7 @@ impl RouteTable {
             removed: plan.remove.len(),
             rejected: std::mem::take(&mut plan.rejected),
             settled: plan.settled,
+            kept: plan.kept,
         })
     }
 

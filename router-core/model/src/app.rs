@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::hostname::Domain;
-use crate::settings::Settings;
+use crate::settings::{Settings, Verify};
 
 /// One app: its domains, its dynos and the states that stop requests before a dyno is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,6 +43,20 @@ impl App {
             Some(formation) => formation.get(WEB).copied().unwrap_or(0),
             None => u32::try_from(self.web_dynos().count()).unwrap_or(u32::MAX),
         }
+    }
+
+    /// The app as a route document would have it, secrets of its dynos' authority included: reading it gives the same
+    /// app again.
+    pub fn to_document(&self) -> serde_json::Value {
+        // Nothing in it can fail: every key is a text, and every value is plain.
+        let mut document = serde_json::to_value(self).unwrap_or_default();
+        let tls = self.settings.dyno_tls.as_ref();
+        if let Some(Verify::Pem(pem)) = tls.map(|tls| &tls.verify)
+            && let Some(verify) = document.pointer_mut("/settings/dyno_tls/verify")
+        {
+            *verify = (**pem).into();
+        }
+        document
     }
 
     /// Whether the two mean the same, in whatever order they name their domains and dynos.

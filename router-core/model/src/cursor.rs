@@ -19,7 +19,7 @@ pub enum ChangeJudgement {
     Accept,
     /// What it brings is in force already.
     Old,
-    /// Something between the revision in force and the change is missing: only a whole document helps.
+    /// It does not start where the router is: only a whole document helps.
     Gap,
 }
 
@@ -62,11 +62,11 @@ impl FeedCursor {
     }
 
     /// Judges a change by the revisions that it starts from and leads to. One that starts earlier than the revision in
-    /// force is as good as one that starts there, because a change names every app that differs as it is in the end.
+    /// force does not do either: an app that was changed and changed back since is in force, and not in the change.
     pub fn judge_change(&self, from: u64, to: u64) -> ChangeJudgement {
         match self.revision {
             Some(current) if to <= current => ChangeJudgement::Old,
-            Some(current) if from <= current => ChangeJudgement::Accept,
+            Some(current) if from == current => ChangeJudgement::Accept,
             Some(_) | None => ChangeJudgement::Gap,
         }
     }
@@ -102,7 +102,7 @@ mod tests {
         for (current, from, to, expected) in [
             (None, 0, 1, ChangeJudgement::Gap),
             (Some(5), 5, 6, ChangeJudgement::Accept),
-            (Some(5), 3, 6, ChangeJudgement::Accept),
+            (Some(5), 3, 6, ChangeJudgement::Gap),
             (Some(5), 3, 5, ChangeJudgement::Old),
             (Some(5), 1, 2, ChangeJudgement::Old),
             (Some(5), 6, 7, ChangeJudgement::Gap),

@@ -50,6 +50,9 @@ pub struct Plan {
     pub contesting: Vec<Arc<App>>,
     /// Of a change: the apps of which earlier rejections are void.
     pub settled: Vec<Arc<str>>,
+    /// Of a snapshot: the apps without which it would come to something else. They stay although they are rejected, or
+    /// they hold a domain that another one claims as well.
+    pub kept: Vec<Arc<str>>,
     /// Whether no app would be left.
     pub empties: bool,
     /// Domains in the table now.
@@ -90,6 +93,13 @@ pub fn plan(table: &impl TableView, snapshot: &Snapshot) -> Plan {
             upsert.push(settled);
         }
     }
+    // A document of bad apps only is no empty one: they keep their previous version, if they have one.
+    let nothing_left = snapshot.apps.is_empty() && staying.is_empty();
+    let lost = contesting.iter().flat_map(|app| &app.domains);
+    let holders = lost.filter_map(|domain| winners.0.get(domain.key()));
+    let mut kept: Vec<_> = staying.iter().copied().chain(holders).cloned().collect();
+    kept.sort_unstable();
+    kept.dedup();
     Plan {
         whole: true,
         upsert,
@@ -97,8 +107,8 @@ pub fn plan(table: &impl TableView, snapshot: &Snapshot) -> Plan {
         rejected,
         contesting,
         settled: Vec::new(),
-        // A document of bad apps only is no empty one: its apps keep their previous version.
-        empties: snapshot.apps.is_empty() && snapshot.rejected.is_empty(),
+        kept,
+        empties: nothing_left && (snapshot.rejected.is_empty() || !names.is_empty()),
         domains_before: table.domain_count(),
         domains_removed: winners.unclaimed(table, &names, &staying),
     }

@@ -1,36 +1,23 @@
 //! A running feed, as whoever started it holds it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use router_model::snapshot::Rejection;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::intake::Intake;
-use super::runner;
 use super::status::{Board, FeedStatus};
 
 /// A running feed.
 pub struct FeedHandle {
     board: Arc<Board>,
-    intake: Arc<Mutex<Intake>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl FeedHandle {
-    pub(super) fn new(
-        board: Arc<Board>,
-        intake: Arc<Mutex<Intake>>,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self {
-            board,
-            intake,
-            stop,
-            tasks,
-        }
+    pub(super) fn new(board: Arc<Board>, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        Self { board, stop, tasks }
     }
 
     /// How the feed stands.
@@ -71,8 +58,11 @@ impl FeedHandle {
     /// Believes the source once, if it is this revision that [`FeedStatus::withheld`] shows: the document is asked for
     /// again, and put in force whatever it takes away. Says whether it was this revision.
     pub fn confirm(&self, revision: u64) -> bool {
-        let confirmed = runner::lock(&self.intake).confirm(revision);
+        let mut recorded = self.board.lock();
+        let withheld = recorded.status.withheld.as_ref();
+        let confirmed = withheld.is_some_and(|withheld| withheld.revision == revision);
         if confirmed {
+            recorded.confirmed = Some(revision);
             self.board.ask.notify_one();
         }
         confirmed

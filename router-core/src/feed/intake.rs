@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, Digest, SHA256};
+use router_model::app::App;
 use router_model::change;
 use router_model::cursor::{ChangeJudgement, FeedCursor, Judgement};
 use router_model::diff::{Guard, Plan, Refusal};
-use router_model::snapshot::{self, CertificateEntry, Rejection};
+use router_model::snapshot::{self, CertificateEntry, Rejection, Snapshot};
+use serde_json::{Value, json};
 
 use super::certificates::{DocumentCertificates, Next};
 use super::status::Withheld;
@@ -28,6 +30,8 @@ pub(super) struct Intake {
     /// Of the document in force, to know it again; none after a change. The document itself may hold private keys, and
     /// is not kept.
     in_force: Option<Digest>,
+    /// The apps that were kept when that document came.
+    kept: Vec<Arc<str>>,
     /// Of the document that was refused last: reading it again would come to the same.
     refused: Option<Digest>,
     /// What was refused only because it is not to be believed.
@@ -92,6 +96,7 @@ impl Intake {
             cursor: FeedCursor::new(),
             guard: Guard::new(options.shrink_share, options.shrink_persists),
             in_force: None,
+            kept: Vec::new(),
             refused: None,
             withheld: None,
             confirmed: None,
@@ -116,18 +121,10 @@ impl Intake {
         self.withheld.as_ref()
     }
 
-    /// Believes the source the next time, if it is this revision that was withheld.
-    pub(super) fn confirm(&mut self, revision: u64) -> bool {
-        let matches = self
-            .withheld
-            .as_ref()
-            .is_some_and(|withheld| withheld.revision == revision);
-        if matches {
-            self.confirmed = Some(revision);
-            self.refused = None;
-            self.need_whole = true;
-        }
-        matches
+    /// Believes the source the next time, if it is this revision or a newer one.
+    pub(super) fn confirm(&mut self, revision: u64) {
+        self.confirmed = Some(revision);
+        self.refused = None;
     }
 
     /// When an update that was refused may be judged otherwise.
@@ -144,15 +141,43 @@ impl Intake {
         }
     }
 
-    /// Puts the last good document in force.
+    /// Puts the last good document in force, after the apps that were kept when it came.
     pub(super) fn document_of_cache(
         &mut self,
         document: &[u8],
+        kept: &[Value],
         now: Instant,
     ) -> Result<InForce, String> {
         let digest = digest::digest(&SHA256, document);
-        let in_force = self.put_in_force(document, digest, Trust::Yes, now);
+        let snapshot = parse(document).map_err(|refused| refused.to_string())?;
+        self.keep(kept, now);
+        let in_force = self.put_in_force(snapshot, digest, Trust::Yes, now);
         in_force.map_err(|refused| refused.to_string())
+    }
+
+    fn keep(&mut self, kept: &[Value], now: Instant) {
+        if kept.is_empty() {
+            return;
+        }
+        let entries: Vec<_> = kept.iter().map(|app| json!({"app": app})).collect();
+        let change = json!({"from": 0, "to": 1, "changes": entries}).to_string();
+        let change = change::parse(change.as_bytes()).map_err(|error| error.to_string());
+        let made = change.and_then(|change| {
+            let made = self.apply(Wanted::Change(&change), None, Trust::Yes, now);
+            made.map_err(|refusal| refusal.to_string())
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "apps of an earlier document cannot be read");
+        }
+    }
+
+    /// The apps that were kept when the document in force came.
+    pub(super) fn kept(&self) -> Vec<Arc<App>> {
+        let routes = self
+            .kept
+            .iter()
+            .filter_map(|name| self.router.table().app(name));
+        routes.map(|route| Arc::clone(&route.app)).collect()
     }
 
     /// Makes one of the changes that came after that document.
@@ -180,7 +205,9 @@ impl Intake {
         if is(&self.refused) && decided && self.confirmed.is_none() {
             return Outcome::RefusedAgain;
         }
-        match self.put_in_force(document, digest, Trust::No, now) {
+        let put = parse(document)
+            .and_then(|snapshot| self.put_in_force(snapshot, digest, Trust::No, now));
+        match put {
             Ok(in_force) => {
                 self.nothing_refused();
                 Outcome::Applied(in_force)
@@ -227,16 +254,14 @@ impl Intake {
         self.confirmed = None;
     }
 
-    /// Parses, judges, guards and applies a document; on an error nothing has changed.
+    /// Judges, guards and applies a document; on an error nothing has changed.
     fn put_in_force(
         &mut self,
-        document: &[u8],
+        mut snapshot: Snapshot,
         digest: Digest,
         trust: Trust,
         now: Instant,
     ) -> Result<InForce, Refused> {
-        let mut snapshot =
-            snapshot::parse(document).map_err(|error| Refused::Wrong(error.to_string()))?;
         snapshot.start_from(&self.folder);
         let revision = snapshot.revision;
         // The source may have gone on since.
@@ -258,6 +283,7 @@ impl Intake {
         })?;
         self.cursor.begin_again(revision);
         self.in_force = Some(digest);
+        self.kept.clone_from(&applied.kept);
         Ok(InForce {
             revision,
             applied,
@@ -352,6 +378,10 @@ impl Intake {
     pub(super) fn rejected_certificates(&self) -> Vec<Rejection> {
         self.certificates.rejected()
     }
+}
+
+fn parse(document: &[u8]) -> Result<Snapshot, Refused> {
+    snapshot::parse(document).map_err(|error| Refused::Wrong(error.to_string()))
 }
 
 impl From<Refused> for Outcome {

@@ -3,6 +3,7 @@
 
 use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +12,9 @@ pub(super) struct Header {
     pub(super) after: u64,
     /// The SHA-256 of the document.
     pub(super) sha256: String,
+    /// Apps that were there before the document, and without which it would come to something else.
+    #[serde(default)]
+    pub(super) kept: Vec<Value>,
 }
 
 /// What could be read of a log.
@@ -100,6 +104,7 @@ mod tests {
         Header {
             after: 7,
             sha256: "00".to_owned(),
+            kept: vec![Value::Null],
         }
     }
 

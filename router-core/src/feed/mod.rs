@@ -4,6 +4,7 @@
 mod acks;
 mod cache;
 mod certificates;
+mod disk;
 mod file;
 mod handle;
 mod intake;
@@ -136,3 +137,6 @@ pub trait Feed: Send + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FeedError(pub String);
+
+#[cfg(test)]
+mod tests;

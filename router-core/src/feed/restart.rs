@@ -3,12 +3,13 @@
 use std::io;
 
 use super::cache::{Cache, Found};
+use super::disk::Disk;
 use super::intake::{Intake, Outcome};
 use super::status::{Board, Saved};
 use crate::clock;
 
 /// Puts in force what the cache has, and leaves the cache ready for what comes after it.
-pub(super) fn from_cache(cache: &mut Cache, intake: &mut Intake, board: &Board) {
+pub(super) fn from_cache<D: Disk>(cache: &mut Cache<D>, intake: &mut Intake, board: &Board) {
     let found = match cache.load() {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -16,24 +17,11 @@ pub(super) fn from_cache(cache: &mut Cache, intake: &mut Intake, board: &Board) 
         }
         Err(error) => return complain(board, error.to_string()),
     };
-    let now = clock::now();
-    let mut in_force = match intake.document_of_cache(&found.document, now) {
-        Ok(in_force) => in_force,
-        Err(error) => return complain(board, error),
+    let Some(complete) = put_in_force(&found, intake, board) else {
+        return;
     };
-    if let Some(damage) = found.damage(in_force.revision) {
-        complain(board, damage);
-    }
-    board.in_force(&mut in_force, intake, now);
-    board.lock().status.stale = true;
-    let complete = make_changes(&found, intake, board);
-    let resumed = if complete {
-        cache.resume(found.log().good)
-    } else {
-        Ok(())
-    };
-    if let Err(error) = resumed {
-        complain(board, error.to_string());
+    if complete {
+        cache.resume(found.log().good);
     }
     let revision = *board.revision.borrow();
     tracing::warn!(
@@ -46,6 +34,23 @@ pub(super) fn from_cache(cache: &mut Cache, intake: &mut Intake, board: &Board) 
         needs_whole: cache.needs_whole(),
         failed: false,
     });
+}
+
+/// Puts in force what was found. Whether all of it fits together; nothing if there is nothing to be served.
+fn put_in_force(found: &Found, intake: &mut Intake, board: &Board) -> Option<bool> {
+    let now = clock::now();
+    let kept = found
+        .log()
+        .header
+        .map_or_else(Vec::new, |header| header.kept);
+    let in_force = intake.document_of_cache(found.document(), &kept, now);
+    let mut in_force = in_force.map_err(|error| complain(board, error)).ok()?;
+    if let Some(damage) = found.damage(in_force.revision) {
+        complain(board, damage);
+    }
+    board.in_force(&mut in_force, intake, now);
+    board.lock().status.stale = true;
+    Some(make_changes(found, intake, board))
 }
 
 /// Whether all of them fit.

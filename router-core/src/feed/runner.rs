@@ -37,7 +37,7 @@ pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHand
     let runner = Runner {
         router: router.clone(),
         schedule: Schedule::new(&options, feed.has_heartbeat(), now, fastrand::u32(..)),
-        intake: Arc::clone(&intake),
+        intake,
         board: Arc::clone(&board),
         saver: None,
         saved: board.saved.subscribe(),
@@ -63,7 +63,7 @@ pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHand
         }
     });
     tasks.close();
-    FeedHandle::new(board, intake, stop, tasks)
+    FeedHandle::new(board, stop, tasks)
 }
 
 /// Says once of each step that takes too long that it does.
@@ -106,7 +106,7 @@ enum Wake {
     Again,
 }
 
-pub(super) fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
+fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
     // What a panic has left half done is put right by the whole document.
     intake.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -166,6 +166,9 @@ impl Runner {
                 },
                 () = self.board.look.notified() => self.look_at_files().await,
                 () = self.board.ask.notified() => {
+                    if let Some(revision) = self.board.lock().confirmed.take() {
+                        lock(&self.intake).confirm(revision);
+                    }
                     self.ask(Relist::Asked);
                     return Wake::Again;
                 }
@@ -330,7 +333,8 @@ impl Runner {
                 self.schedule.relist_again(clock::now(), fastrand::u32(..));
                 match saver {
                     Some(saver) if applied || wanted => {
-                        saver.save(Job::Document(document, revision))
+                        let kept = lock(&self.intake).kept();
+                        saver.save(Job::Document(document, revision, kept));
                     }
                     _ => wipe(document),
                 }

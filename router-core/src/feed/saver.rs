@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use router_model::app::App;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroize;
 
 use super::cache::Cache;
+use super::disk::Disk;
 use super::status::Board;
 use crate::tasks;
 
 /// What is to be written.
 pub(super) enum Job {
-    /// A document, of this revision.
-    Document(Bytes, u64),
+    /// A document, of this revision, and the apps that were kept when it came.
+    Document(Bytes, u64, Vec<Arc<App>>),
     /// A change, to this revision.
     Change(Bytes, u64),
 }
@@ -68,7 +70,7 @@ async fn run(
                 cache.forget_log();
             }
             let written = write(&mut cache, &batch);
-            for Job::Document(text, _) | Job::Change(text, _) in batch {
+            for Job::Document(text, ..) | Job::Change(text, _) in batch {
                 wipe(text);
             }
             (cache, written)
@@ -84,15 +86,16 @@ async fn run(
 }
 
 /// Writes the last document there is, and the changes after it. The revision that is on disk then.
-fn write(cache: &mut Cache, jobs: &[Job]) -> io::Result<u64> {
+pub(super) fn write<D: Disk>(cache: &mut Cache<D>, jobs: &[Job]) -> io::Result<u64> {
     let is_document = |job: &Job| matches!(job, Job::Document(..));
     let start = jobs.iter().rposition(is_document).unwrap_or(0);
     let mut revision = 0;
     let mut changes = Vec::new();
     for job in jobs.iter().skip(start) {
         match job {
-            Job::Document(document, of) => {
-                cache.save(document, *of)?;
+            Job::Document(document, of, kept) => {
+                let kept = kept.iter().map(|app| app.to_document());
+                cache.save(document, *of, kept.collect())?;
                 revision = *of;
             }
             Job::Change(change, to) => {

@@ -175,6 +175,8 @@ pub(super) struct Recorded {
     pub(super) heard_at: Option<Instant>,
     pub(super) rejected_apps: Rejections,
     pub(super) rejected_certificates: Vec<Rejection>,
+    /// What somebody has confirmed and the runner has not heard of yet.
+    pub(super) confirmed: Option<u64>,
     /// What is being done, by name, and since when.
     steps: BTreeMap<&'static str, Instant>,
 }

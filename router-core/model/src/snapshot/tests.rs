@@ -127,6 +127,26 @@ fn only_name_domains_and_dynos_are_required_and_null_is_absent() {
 }
 
 #[test]
+fn an_app_written_as_a_document_reads_as_the_same_app() {
+    let example = parse(include_bytes!("../../../../config/routes.example.json")).unwrap();
+    let mut apps: Vec<_> = example.apps.iter().map(|app| App::clone(app)).collect();
+    let authority = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for settings in [
+        json!({"dyno_tls": {"verify": authority, "identity": "dyno-name"}}),
+        json!({"dyno_tls": {"verify": "/etc/ca.pem", "identity": "a.test"}, "dyno_protocol": "h2"}),
+        json!({"dyno_tls": {"verify": "none", "identity": "none"}, "http2": false}),
+        json!({"hash_key": {"cookie": "Sid"}, "balancer": "consistent_hash", "session_affinity": true}),
+        json!({"first_byte_timeout": "1500ms", "idle_timeout": "1h 2m", "concurrent_requests_per_dyno": 7}),
+        json!({"error_page_url": "//a.test/", "end_to_end_continue": true, "dyno_keepalive": false}),
+    ] {
+        apps.push(accepted(app_with("/settings", Some(settings))));
+    }
+    for app in apps {
+        assert_eq!(accepted(app.to_document()), app);
+    }
+}
+
+#[test]
 fn documents_refused_as_a_whole() {
     for (document, expected) in [
         (

@@ -53,6 +53,8 @@ fn empty_documents_and_losses_of_more_than_a_quarter_are_refused() {
         };
         assert_eq!(judge(&table, &meant), Ok(()));
     }
+    // Nobody is left by a document of strangers that are no good.
+    assert_eq!(judge(&table, &snapshot(&[], &["new"])), Err(Refusal::Empty));
     let nothing = NaiveTable::default();
     assert_eq!(judge(&nothing, &snapshot(&apps, &[])), Ok(()));
     assert_eq!(judge(&nothing, &snapshot(&[], &["app0"])), Ok(()));

@@ -1,0 +1,3 @@
+//! The feed as a whole, without its waiting.
+
+mod simulation;
