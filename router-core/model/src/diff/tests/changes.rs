@@ -137,7 +137,7 @@ fn a_domain_moves_within_a_change_or_goes_back_and_forth() {
     assert_eq!(owing.change(&change(&moved, &[], &[])).domains_removed, 0);
     assert_eq!(owing.holder("x.example").as_deref(), Some("b"));
     // Taken before it is given: refused to the one and held by the other until that one lets go.
-    owing.change(&change(&[a.clone()], &[], &[]));
+    owing.change(&change(std::slice::from_ref(&a), &[], &[]));
     assert_eq!(owing.holder("x.example").as_deref(), Some("b"));
     assert_eq!(owing.rejected.keys().collect::<Vec<_>>(), ["a"]);
     let plan = owing.change(&change(&[b], &[], &[]));

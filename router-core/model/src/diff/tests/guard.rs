@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
+#[expect(clippy::disallowed_methods, reason = "a test")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn apps(count: usize) -> Vec<Arc<App>> {
     let name = |n| (format!("app{n}"), format!("app{n}.example"));
     let named = (0..count).map(name);
@@ -13,7 +18,7 @@ fn apps(count: usize) -> Vec<Arc<App>> {
 }
 
 fn judge(table: &NaiveTable, next: &Snapshot) -> Result<(), Refusal> {
-    Guard::default().judge(&plan(table, next), next.allow_shrink, Instant::now())
+    Guard::default().judge(&plan(table, next), next.allow_shrink, now())
 }
 
 /// A plan that takes away so many of so many domains.
@@ -64,7 +69,7 @@ fn empty_documents_and_losses_of_more_than_a_quarter_are_refused() {
 
 #[test]
 fn the_share_is_a_setting() {
-    let now = Instant::now();
+    let start = now();
     for (share, removed, before, allowed) in [
         (0.0, 1, 1000, 0),
         (0.1, 10, 100, 10),
@@ -74,7 +79,7 @@ fn the_share_is_a_setting() {
         (7.0, 8, 8, 8),
         (-1.0, 1, 8, 0),
     ] {
-        let judged = Guard::new(share, None).judge(&taking(true, removed, before), false, now);
+        let judged = Guard::new(share, None).judge(&taking(true, removed, before), false, start);
         let expected = if removed > allowed {
             shrink(removed, before, allowed)
         } else {
@@ -86,7 +91,7 @@ fn the_share_is_a_setting() {
 
 #[test]
 fn what_persists_is_believed_if_that_is_set_but_never_the_empty_set() {
-    let start = Instant::now();
+    let start = now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let mut guard = Guard::new(0.25, Some(Duration::from_secs(60)));
     let shrinks = taking(true, 5, 10);
@@ -118,7 +123,7 @@ fn what_persists_is_believed_if_that_is_set_but_never_the_empty_set() {
 
 #[test]
 fn changes_take_away_no_more_in_a_minute_than_one_document_may() {
-    let start = Instant::now();
+    let start = now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let mut guard = Guard::default();
     let mut domains = 100;
@@ -150,12 +155,12 @@ fn changes_take_away_no_more_in_a_minute_than_one_document_may() {
 
 #[test]
 fn documents_are_measured_one_by_one() {
-    let now = Instant::now();
+    let start = now();
     let mut guard = Guard::default();
     for (removed, before) in [(25, 100), (18, 75), (14, 57)] {
         assert!(
             guard
-                .judge(&taking(true, removed, before), false, now)
+                .judge(&taking(true, removed, before), false, start)
                 .is_ok()
         );
     }
