@@ -221,16 +221,12 @@ async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
     Ok(listener)
 }
 
-/// Waits a moment for the routes that are there already, so that the first clients are not told that there are none. It
-/// is no condition: without a route document the router listens all the same.
+/// Waits a moment for the routes that are there already, so that the first clients are not told that there are none, or
+/// what they were in an earlier life. It is no condition: without a route document the router listens all the same.
 async fn first_routes(state: &admin::State) {
-    let tried = async {
-        while !state.router.table().is_loaded() && state.feed.status().last_error.is_none() {
-            tokio::time::sleep(FIRST_LOOK).await;
-        }
-    };
-    if tokio::time::timeout(FIRST_ROUTES, tried).await.is_err() {
-        tracing::warn!("no routes yet; listening all the same");
+    let answered = tokio::time::timeout(FIRST_ROUTES, state.feed.answered());
+    if answered.await.is_err() {
+        tracing::warn!("the feed has not answered yet; listening all the same");
     }
 }
 
@@ -274,8 +270,7 @@ fn settings(listener: &Listener, certificates: &Watches) -> ListenerSettings {
     }
 }
 
-/// How often, and for how long at most, the first routes and certificates are waited for.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
+/// How long at most the first routes and certificates are waited for.
 const FIRST_ROUTES: Duration = Duration::from_secs(2);
 /// How long a stuck reader of the access log may hold up the end.
 const LAST_LINES: Duration = Duration::from_secs(2);

@@ -55,6 +55,7 @@ fn scrape_with(metrics: &Metrics, certificates: Certificates) -> String {
             rejected: Vec::new(),
             accepted: 2,
             refused: 1,
+            ..FeedStatus::default()
         },
         acme: Some(AcmeStatus {
             per_hour: 50,
