@@ -178,7 +178,7 @@ fn what_serve_would_refuse_check_refuses() {
     let empty = r#"{"format": 1, "revision": 1, "apps": []}"#;
     for (document, wanted) in [
         (conflict.as_str(), "routes.json: app b: "),
-        (empty, "routes.json: the document holds no app"),
+        (empty, "routes.json: no app would be left"),
     ] {
         let place = Place::new("");
         place.write("routes.json", document);
