@@ -14,6 +14,9 @@ use crate::certificates;
 
 /// The answer to one request.
 pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
+    if *request.method() == Method::POST && request.uri().path() == CONFIRM {
+        return confirm(state, request);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = error(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -61,6 +64,32 @@ fn readiness(state: &State) -> Response<Full<Bytes>> {
         text(StatusCode::SERVICE_UNAVAILABLE, "not listening yet\n")
     } else {
         text(StatusCode::OK, "ready\n")
+    }
+}
+
+/// Believes a document that is withheld. A page in somebody's browser can send a request of this method here too, but not
+/// with this content type, unless it is allowed to.
+fn confirm<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
+    if request.headers().get(CONTENT_TYPE) != Some(&JSON) {
+        let wanted = "the request must say Content-Type: application/json";
+        return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, wanted);
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let revision = query::parameter(query, "revision").and_then(|text| text.parse().ok());
+    let Some(revision) = revision else {
+        return error(
+            StatusCode::BAD_REQUEST,
+            "the parameter revision is missing or no number: /v1/feed/confirm?revision=REVISION",
+        );
+    };
+    if state.feed.confirm(revision) {
+        tracing::warn!(revision, "an operator has confirmed what was withheld");
+        json(StatusCode::OK, &state.feed.status())
+    } else {
+        error(
+            StatusCode::CONFLICT,
+            "no document of this revision is withheld; /v1/feed says which is",
+        )
     }
 }
 
@@ -178,6 +207,7 @@ fn respond(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Resp
     response
 }
 
+const CONFIRM: &str = "/v1/feed/confirm";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -5,6 +5,7 @@
 mod certificates;
 mod connections;
 mod exposition;
+mod feed;
 mod shard;
 
 use std::fmt;
@@ -110,6 +111,7 @@ impl Metrics {
             certificates::render_acme(&mut out, acme);
         }
         state(&mut out, present);
+        feed::render(&mut out, &present.feed);
         out.families(self.process.collect());
         out.encode()
     }
@@ -193,7 +195,6 @@ fn state(
     out: &mut Exposition,
     Present {
         stats,
-        feed,
         log_lines_dropped,
         ..
     }: &Present,
@@ -228,37 +229,6 @@ fn state(
         "router_domains",
         "Domains in the route table.",
         stats.domains as f64,
-    );
-    if let Some(revision) = feed.revision {
-        out.gauge(
-            "router_feed_revision",
-            "Revision of the routes in force.",
-            revision as f64,
-        );
-    }
-    if let Some(age) = feed.age_seconds {
-        out.gauge(
-            "router_feed_age_seconds",
-            "Time since the routes in force were applied.",
-            age,
-        );
-    }
-    out.gauge(
-        "router_feed_rejected_apps",
-        "Apps, domains and certificates of the last document that were rejected.",
-        feed.rejected.len() as f64,
-    );
-    out.gauge(
-        "router_feed_stale",
-        "1 while the routes come from the cache.",
-        f64::from(u8::from(feed.stale)),
-    );
-    out.counters(
-        "router_feed_documents_total",
-        "Route documents by what became of them.",
-        &["result"],
-        [("accepted", feed.accepted), ("refused", feed.refused)]
-            .map(|(result, count)| (vec![result.to_owned()], count)),
     );
     out.counter(
         "router_log_lines_dropped_total",

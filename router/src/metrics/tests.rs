@@ -10,6 +10,8 @@ use router_core::model::log_line::Protocol;
 use router_core::tls::{Certificate, TlsVersion};
 use router_testkit::TestCa;
 
+use router_core::feed::{CacheStatus, Relists};
+
 use super::*;
 
 fn request(metrics: &Metrics, worker: usize, failure: Option<Failure>, status: Option<u16>) {
@@ -55,6 +57,18 @@ fn scrape_with(metrics: &Metrics, certificates: Certificates) -> String {
             rejected: Vec::new(),
             accepted: 2,
             refused: 1,
+            heard_seconds: Some(0.5),
+            silent: true,
+            gaps: 4,
+            relists: Relists {
+                silence: 3,
+                ..Relists::default()
+            },
+            cache: Some(CacheStatus {
+                revision: Some(41),
+                error: Some("no space left on device".to_owned()),
+                failures: 2,
+            }),
             ..FeedStatus::default()
         },
         acme: Some(AcmeStatus {
@@ -132,6 +146,16 @@ fn workers_are_added_up() {
         "router_feed_stale 1",
         "router_feed_documents_total{result=\"accepted\"} 2",
         "router_feed_documents_total{result=\"refused\"} 1",
+        "router_feed_heard_seconds 0.5",
+        "router_feed_silent 1",
+        "router_feed_withheld 0",
+        "router_feed_stuck 0",
+        "router_feed_gaps_total 4",
+        "router_feed_relists_total{reason=\"silence\"} 3",
+        "router_feed_relists_total{reason=\"feedback\"} 0",
+        "router_feed_cache_revision 41",
+        "router_feed_cache_broken 1",
+        "router_feed_cache_failures_total 2",
         "router_log_lines_dropped_total 7",
         "# TYPE router_service_seconds histogram",
         "# TYPE router_requests_total counter",

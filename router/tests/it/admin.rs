@@ -141,3 +141,29 @@ fn other_paths_and_methods_are_refused_in_json() {
         assert!(metrics.body.contains(name), "no {name}");
     }
 }
+
+#[test]
+fn an_operator_can_confirm_what_is_withheld() {
+    let place = Place::new("");
+    place.write("routes.json", &Dyno::start().routes(7));
+    let router = place.serve();
+    router.wait_for_revision(7);
+    let confirm = |revision: u64, more: &str| {
+        let request = format!(
+            "POST /v1/feed/confirm?revision={revision} HTTP/1.1\r\nHost: admin\r\n{more}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        send(router.admin, &request).finish().status
+    };
+    const JSON: &str = "Content-Type: application/json\r\n";
+    assert_eq!(confirm(8, JSON), 409, "nothing is withheld");
+    place.write("routes.json", r#"{"format": 1, "revision": 8, "apps": []}"#);
+    let feed = || get(router.admin, "admin", "/v1/feed").json();
+    eventually("it is withheld", || feed()["withheld"]["revision"] == 8);
+    assert_eq!(confirm(8, ""), 415, "not from a form in a browser");
+    assert_eq!(confirm(7, JSON), 409, "another revision");
+    assert_eq!(feed()["revision"], 7);
+    assert_eq!(confirm(8, JSON), 200);
+    router.wait_for_revision(8);
+    assert_eq!(feed()["withheld"], json!(null));
+    assert_eq!(get(router.admin, "admin", "/v1/apps/shop").status, 404);
+}
