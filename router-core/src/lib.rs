@@ -18,6 +18,7 @@ mod dyno;
 mod dyno_conn;
 mod exchange;
 mod observe;
+mod outgoing;
 mod peer;
 mod pool;
 mod proxy;

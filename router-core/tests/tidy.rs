@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
     &["balancer"],
     &["dyno"],
     &["peer"],
+    &["outgoing"],
     &["tls"],
     &["observe", "tasks", "clock", "socket", "stall"],
 ];

@@ -3,47 +3,31 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, RETRY_AFTER};
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::RETRY_AFTER;
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{self, Instant};
-use crate::{tasks, tls};
+use crate::outgoing::{self, Caller};
+use crate::{clock, tls};
 
 /// A client of the authority. Clones share the kept connection.
 #[derive(Clone)]
 pub(super) struct AuthorityClient(Arc<Inner>);
 
 struct Inner {
-    connector: TlsConnector,
-    /// Where connections run.
-    tasks: TaskTracker,
-    kept: Mutex<Option<Kept>>,
+    tls: Arc<ClientConfig>,
+    caller: Caller,
     /// How long the last refusal asked us to wait.
     asked: Mutex<Option<Duration>>,
 }
-
-struct Kept {
-    uri: Uri,
-    sender: SendRequest<Body>,
-    since: Instant,
-}
-
-type Body = Full<Bytes>;
 
 /// Of one request, connecting included.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -59,9 +43,8 @@ impl AuthorityClient {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self(Arc::new(Inner {
-            connector: TlsConnector::from(Arc::new(config)),
-            tasks,
-            kept: Mutex::default(),
+            tls: Arc::new(config),
+            caller: Caller::new(tasks, KEPT_FOR),
             asked: Mutex::default(),
         })))
     }
@@ -97,92 +80,28 @@ impl Inner {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Result<Response<Full<Bytes>>, Error> {
         let (head, body) = request.into_parts();
-        let uri = head.uri.clone();
+        if head.uri.scheme() != Some(&Scheme::HTTPS) {
+            return Err(format!("{} is no https URL", head.uri).into());
+        }
         let body = Full::new(body.collect().await?.to_bytes());
-        let request = in_origin_form(Request::from_parts(head, body))?;
-        let (mut sender, response) = self.send(&uri, request).await?;
+        // Sent again if a kept connection was closed: that does nothing twice, for every request that changes something
+        // has a nonce, which is good once (RFC 8555 §6.5).
+        let request = Request::from_parts(head, body);
+        let (connection, response) = self.caller.send(request, &self.tls).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST_ANSWER).collect().await?;
-        if sender.ready().await.is_ok() {
-            let since = clock::now();
-            *lock(&self.kept) = Some(Kept { uri, sender, since });
-        }
+        self.caller.keep(connection).await;
         let refused = [
             StatusCode::TOO_MANY_REQUESTS,
             StatusCode::SERVICE_UNAVAILABLE,
         ];
         if refused.contains(&head.status) {
             let asked = head.headers.get(RETRY_AFTER);
-            *lock(&self.asked) = asked.and_then(|value| retry_after(value, clock::wall()));
+            *lock(&self.asked) =
+                asked.and_then(|value| outgoing::retry_after(value, clock::wall()));
         }
         Ok(Response::from_parts(head, Full::new(body.to_bytes())))
     }
-
-    async fn send(
-        &self,
-        uri: &Uri,
-        request: Request<Body>,
-    ) -> Result<(SendRequest<Body>, Response<Incoming>), Error> {
-        // A kept connection can have been closed meanwhile. To ask again does nothing twice: every request that changes
-        // something has a nonce, which is good once (RFC 8555 §6.5).
-        if let Some(mut sender) = self.take_kept(uri)
-            && let Ok(response) = sender.send_request(request.clone()).await
-        {
-            return Ok((sender, response));
-        }
-        let mut sender = self.connect(uri).await?;
-        let response = sender.send_request(request).await?;
-        Ok((sender, response))
-    }
-
-    fn take_kept(&self, uri: &Uri) -> Option<SendRequest<Body>> {
-        let kept = lock(&self.kept).take()?;
-        let fits = kept.uri.authority() == uri.authority() && clock::now() < kept.since + KEPT_FOR;
-        fits.then_some(kept.sender)
-    }
-
-    async fn connect(&self, uri: &Uri) -> Result<SendRequest<Body>, Error> {
-        if uri.scheme_str() != Some("https") {
-            return Err(format!("{uri} is no https URL").into());
-        }
-        let host = uri.host().unwrap_or_default();
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned())?;
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
-        stream.set_nodelay(true)?;
-        let stream = self.connector.connect(name, stream).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tasks::spawn(&self.tasks, async move {
-            // Whoever waits for a response is told the error.
-            connection.await.ok();
-        });
-        Ok(sender)
-    }
-}
-
-/// As a server wants it: the path in the first line, the host in its field.
-fn in_origin_form(mut request: Request<Body>) -> Result<Request<Body>, Error> {
-    let uri = request.uri();
-    let host = uri.authority().map_or("", |authority| authority.as_str());
-    let host = HeaderValue::from_str(host)?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let path = path.parse()?;
-    request.headers_mut().insert(HOST, host);
-    *request.uri_mut() = path;
-    Ok(request)
-}
-
-/// RFC 9110 §10.2.3: seconds or a date.
-fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = u64::from_str(text) {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = httpdate::parse_http_date(text).ok()?;
-    at.duration_since(now).ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -200,15 +119,8 @@ struct Unreachable {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the authority at {} cannot be reached: ", self.host)?;
-        // hyper hides what it knows in the sources.
-        let mut error: &dyn std::error::Error = &*self.source;
-        write!(f, "{error}")?;
-        while let Some(source) = error.source() {
-            error = source;
-            write!(f, ": {error}")?;
-        }
-        Ok(())
+        let why = outgoing::causes(&*self.source);
+        write!(f, "the authority at {} cannot be reached: {why}", self.host)
     }
 }
 
@@ -219,27 +131,6 @@ mod tests {
     use router_testkit::{FakeDyno, TestCa};
 
     use super::*;
-
-    #[test]
-    fn how_long_to_wait() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        for (value, expected) in [
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:48:37 GMT", None),
-            ("soon", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            let value = HeaderValue::from_static(value);
-            assert_eq!(
-                retry_after(&value, now),
-                expected.map(Duration::from_secs),
-                "{value:?}"
-            );
-        }
-    }
 
     /// An authority's endpoint for the test to play, and a client that trusts it.
     async fn endpoint() -> (FakeDyno, AuthorityClient) {
@@ -324,19 +215,5 @@ mod tests {
         let (dyno, client) = endpoint().await;
         let (answer, _) = tokio::join!(ask(&client, &dyno), dyno.accept());
         assert!(answer.unwrap_err().contains("no answer within 30 s"));
-    }
-
-    #[test]
-    fn origin_form() {
-        for (uri, path, host) in [
-            ("https://ca.test:14000/dir?x=1", "/dir?x=1", "ca.test:14000"),
-            ("https://ca.test", "/", "ca.test"),
-            ("https://[::1]:443/a", "/a", "[::1]:443"),
-        ] {
-            let request = Request::get(uri).body(Body::default()).unwrap();
-            let request = in_origin_form(request).unwrap();
-            assert_eq!(request.uri().to_string(), path);
-            assert_eq!(request.headers()[HOST], host);
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! What the router is told about its ACME authority, and what of it cannot be.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::http::Uri;
@@ -9,10 +8,8 @@ use router_model::acme_schedule::{self, Unprovable};
 use router_model::backoff::Backoff;
 use router_model::hostname::Domain;
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
-use crate::tls;
+use crate::outgoing;
 
 /// The directory of Let's Encrypt.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -142,8 +139,8 @@ impl AcmeSettings {
     /// Whom the authority's endpoint is trusted by.
     pub(super) fn roots(&self) -> Result<RootCertStore, AcmeSettingsError> {
         match &self.root {
-            None => Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()),
-            Some(path) => read_roots(path).map_err(|reason| AcmeSettingsError::Root {
+            None => Ok(outgoing::system_roots()),
+            Some(path) => outgoing::read_roots(path).map_err(|reason| AcmeSettingsError::Root {
                 path: path.clone(),
                 reason,
             }),
@@ -153,19 +150,6 @@ impl AcmeSettings {
 
 fn is_hostname(text: &str) -> bool {
     Domain::parse(text).is_ok_and(|domain| !domain.is_wildcard())
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, String> {
-    let text = std::fs::read(path).map_err(|error: io::Error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| tls::why_no_pem(&error).to_owned())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("there is no certificate in it".to_owned());
-    }
-    Ok(roots)
 }
 
 /// What is wrong with the settings.
@@ -213,6 +197,8 @@ pub enum AcmeSettingsError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn good() -> AcmeSettings {

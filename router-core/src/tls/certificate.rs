@@ -152,7 +152,7 @@ impl Certificate {
         }
     }
 
-    pub(super) fn served(&self) -> &Arc<CertifiedKey> {
+    pub(crate) fn served(&self) -> &Arc<CertifiedKey> {
         &self.served
     }
 
