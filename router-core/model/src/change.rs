@@ -8,11 +8,15 @@
 //! An app stands there whole, as in a route document, and is judged alone; of several entries with one name the last one
 //! counts. `"allow_shrink": true` and `"certificates": […]` (all of them, as they are from now on) may be there as well.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::app::App;
 use crate::snapshot::{self, CertificateEntry, Head, ParsedApp, Rejection, SnapshotError, reasons};
@@ -48,11 +52,16 @@ impl Change {
 
 /// Reads a change. What is wrong with one entry rejects that entry alone.
 pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
-    let Value::Object(mut object) = serde_json::from_slice(change)? else {
+    if change.trim_ascii_start().first() != Some(&b'{') {
+        let IgnoredAny = serde_json::from_slice(change)?;
         return Err(SnapshotError::NotAnObject);
-    };
-    let changes = object.remove("changes");
-    let mut head = Head::new(object);
+    }
+    let mut texts: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(change)?;
+    let changes = texts.remove("changes");
+    let mut head = Head::default();
+    for (key, text) in texts {
+        head.add(&key, text)?;
+    }
     head.check_format_if_there()?;
     let (from, to) = (head.revision("from")?, head.revision("to")?);
     if from >= to {
@@ -60,8 +69,13 @@ pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
     }
     let allow_shrink = head.flag("allow_shrink")?;
     let entries = match changes {
-        Some(Value::Array(entries)) => entries,
+        Some(changes) if changes.get().starts_with('[') => {
+            serde_json::from_str::<Vec<&RawValue>>(changes.get())?
+        }
         found => {
+            let found: Option<Value> = found
+                .map(|found| serde_json::from_str(found.get()))
+                .transpose()?;
             return Err(SnapshotError::Field {
                 field: "changes",
                 found: reasons::describe(found.as_ref()),
@@ -101,11 +115,11 @@ enum Entry {
     Rejected(Rejection),
 }
 
-fn last_of_each_name(values: &[Value]) -> impl Iterator<Item = Entry> {
-    let mut entries: Vec<Option<Entry>> = Vec::with_capacity(values.len());
+fn last_of_each_name(texts: &[&RawValue]) -> impl Iterator<Item = Entry> {
+    let mut entries: Vec<Option<Entry>> = Vec::with_capacity(texts.len());
     let mut places = HashMap::new();
-    for (index, value) in values.iter().enumerate() {
-        let (name, entry) = entry(value, index);
+    for (index, text) in texts.iter().enumerate() {
+        let (name, entry) = entry(text, index);
         if let Some(before) = name.and_then(|name| places.insert(name, index))
             && let Some(before) = entries.get_mut(before)
         {
@@ -117,13 +131,17 @@ fn last_of_each_name(values: &[Value]) -> impl Iterator<Item = Entry> {
 }
 
 /// An entry and the name of the app that it is about, if that can be told.
-fn entry(value: &Value, index: usize) -> (Option<Arc<str>>, Entry) {
+fn entry(text: &RawValue, index: usize) -> (Option<Arc<str>>, Entry) {
     let place = || format!("changes[{index}]");
-    let empty = Map::new();
-    let object = value.as_object().unwrap_or(&empty);
-    match (object.get("app"), object.get("remove")) {
-        (Some(app), None) => {
-            let ParsedApp { label, name, app } = snapshot::app(app, place);
+    // An array would be read as the fields in order.
+    let fields = text.get().starts_with('{');
+    let fields = fields.then(|| serde_json::from_str(text.get()));
+    match fields {
+        Some(Ok(Fields {
+            app: Some(app),
+            remove: None,
+        })) => {
+            let ParsedApp { label, name, app } = snapshot::app_text(app, place);
             let entry = match app {
                 Ok(app) => Entry::Upsert(Arc::new(app)),
                 Err(reasons) => Entry::Rejected(Rejection {
@@ -133,12 +151,19 @@ fn entry(value: &Value, index: usize) -> (Option<Arc<str>>, Entry) {
             };
             (name, entry)
         }
-        (None, Some(Value::String(name))) => {
-            let name: Arc<str> = name.as_str().into();
+        Some(Ok(Fields {
+            app: None,
+            remove: Some(name),
+        })) => {
+            let name: Arc<str> = name.into();
             (Some(Arc::clone(&name)), Entry::Remove(name))
         }
         _ => {
-            let found = reasons::describe(Some(value));
+            let found = serde_json::from_str(text.get());
+            let found = found.map_or_else(
+                |error: serde_json::Error| error.to_string(),
+                |found: Value| reasons::describe(Some(&found)),
+            );
             let reason = format!(
                 "{}: {found}, must be either {{\"app\": {{…}}}} or {{\"remove\": \"NAME\"}}",
                 place()
@@ -147,6 +172,15 @@ fn entry(value: &Value, index: usize) -> (Option<Arc<str>>, Entry) {
             (None, Entry::Rejected(Rejection { app, reason }))
         }
     }
+}
+
+/// The fields of an entry.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    app: Option<&'a RawValue>,
+    #[serde(borrow)]
+    remove: Option<Cow<'a, str>>,
 }
 
 #[cfg(test)]

@@ -12,13 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::app::App;
 use document::{Apps, Document};
 
 pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText, is_no_path};
-pub(crate) use raw::{Parsed as ParsedApp, app};
+pub(crate) use raw::{Parsed as ParsedApp, app_text};
 
 /// One accepted route document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +101,13 @@ pub enum SnapshotError {
 pub(crate) struct Head(Map<String, Value>);
 
 impl Head {
-    pub(crate) fn new(fields: Map<String, Value>) -> Self {
-        Self(fields)
+    /// Takes a field; one that means nothing is not read.
+    pub(crate) fn add(&mut self, key: &str, text: &RawValue) -> Result<(), serde_json::Error> {
+        if KNOWN.contains(&key) {
+            let value = serde_json::from_str(text.get())?;
+            self.0.insert(key.to_owned(), value);
+        }
+        Ok(())
     }
 
     /// A change needs no format of its own; one that has another is none for this router.
@@ -185,6 +191,15 @@ pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
 }
 
 const FORMAT: u64 = 1;
+/// The keys of documents and changes beside what they list.
+const KNOWN: [&str; 6] = [
+    "format",
+    "revision",
+    "from",
+    "to",
+    "allow_shrink",
+    "certificates",
+];
 
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,18 @@ fn what_is_no_entry_is_rejected_alone() {
 }
 
 #[test]
+fn an_entry_that_nobody_can_hold_is_rejected_alone() {
+    let text = br#"{"from": 1, "to": 2, "changes": [{"app": {"name": "a", "x": 1e999}}, {"remove": "b", "x": 1e999},
+        [null, "c"], {"remove": "\ud800"}, {"app": {"name": "d", "unreadable": "no JSON"}}]}"#;
+    let change = parse(text).unwrap();
+    let rejected = ["changes[2]", "changes[3]"];
+    assert_eq!(
+        names(&change),
+        (vec![], vec!["b"], [&["a"][..], &rejected, &["d"]].concat())
+    );
+}
+
+#[test]
 fn what_is_wrong_with_a_change_as_a_whole_refuses_it() {
     for (change, named) in [
         (json!([]), "JSON object"),

@@ -1,4 +1,5 @@
-//! A document from its bytes, app by app: each app is a tree of values only until it has been read. Keys that mean nothing
+//! A document from its bytes, app by app: each app is a tree of values only until it has been read, and what cannot be
+//! made one is rejected alone. Keys that mean nothing
 //! are skipped where they stand.
 
 use std::collections::HashSet;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Head, Rejection, SnapshotError, raw, reasons};
 use crate::app::App;
@@ -38,10 +40,10 @@ pub(super) struct AppList {
 }
 
 impl AppList {
-    fn push(&mut self, value: &Value) {
+    fn push(&mut self, text: &RawValue) {
         let index = self.seen;
         self.seen += 1;
-        let parsed = raw::app(value, || format!("apps[{index}]"));
+        let parsed = raw::app_text(text, || format!("apps[{index}]"));
         // The name of a rejected app counts too: two apps of one name leave it open which one was meant.
         let repeated = parsed
             .name
@@ -125,8 +127,8 @@ impl<'de> Visitor<'de> for AppsSeed {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Apps, A::Error> {
         let mut apps = AppList::default();
-        while let Some(value) = sequence.next_element()? {
-            apps.push(&value);
+        while let Some(text) = sequence.next_element()? {
+            apps.push(text);
         }
         Ok(Apps::Read(apps))
     }

@@ -1,11 +1,15 @@
 //! One app of the document: JSON values to a checked [`App`], or every reason why not. An absent optional field and
-//! `null` are the same; unknown fields are ignored.
+//! `null` are the same; unknown fields are ignored. A feed whose source names an app that it could not read passes it on
+//! as `{"name": …, "unreadable": "why"}`: it is rejected for that, and its previous version stays.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::reasons::Reasons;
@@ -22,6 +26,31 @@ pub(crate) struct Parsed {
     pub(crate) name: Option<Arc<str>>,
     /// The app or the reasons against it.
     pub(crate) app: Result<App, Vec<String>>,
+}
+
+/// Reads the text of one app; `place` is what to call it if it has no usable name: `apps[3]`.
+pub(crate) fn app_text(text: &RawValue, place: impl FnOnce() -> String) -> Parsed {
+    match serde_json::from_str(text.get()) {
+        Ok(value) => app(&value, place),
+        // Well-formed, but nothing that can be held: nested too deeply, a number too large, half a character. That must
+        // touch no other app, and if it says its name, its previous version stays.
+        Err(error) => {
+            let named = serde_json::from_str::<Named<'_>>(text.get());
+            let name = named.ok().and_then(|named| usable_name(&named.name));
+            Parsed {
+                label: name.as_ref().map_or_else(place, |name| name.to_string()),
+                name,
+                app: Err(vec![format!("it cannot be read: {error}")]),
+            }
+        }
+    }
+}
+
+/// The name in an app's text, whatever else is there.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
 }
 
 /// Reads one app; `place` is what to call it if it has no usable name: `apps[3]`.
@@ -42,6 +71,14 @@ pub(crate) fn app(value: &Value, place: impl FnOnce() -> String) -> Parsed {
         reasons: &mut reasons,
     };
     let name = name(&mut fields);
+    if let Some(why) = fields.text("unreadable") {
+        reasons.add_text(why);
+        return Parsed {
+            label: name.as_ref().map_or_else(place, |name| name.to_string()),
+            name,
+            app: Err(reasons.into_vec()),
+        };
+    }
     let domains = domains(&mut fields);
     let dynos = dynos(&mut fields);
     let formation = formation(&mut fields);
@@ -73,17 +110,16 @@ pub(crate) fn app(value: &Value, place: impl FnOnce() -> String) -> Parsed {
 fn name(fields: &mut Fields<'_, '_>) -> Option<Arc<str>> {
     let expected = "must be a name of visible ASCII characters without quotes, at most 255";
     let value = fields.object.get("name");
-    match value.and_then(Value::as_str) {
-        Some(name)
-            if (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_name_character) =>
-        {
-            Some(name.into())
-        }
-        _ => {
-            fields.wrong("name", value, expected);
-            None
-        }
+    let name = value.and_then(Value::as_str).and_then(usable_name);
+    if name.is_none() {
+        fields.wrong("name", value, expected);
     }
+    name
+}
+
+fn usable_name(name: &str) -> Option<Arc<str>> {
+    let usable = (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_name_character);
+    usable.then(|| name.into())
 }
 
 fn domains(fields: &mut Fields<'_, '_>) -> Vec<Domain> {

@@ -20,6 +20,12 @@ impl Reasons {
         self.0.push(format!("{field}: {found}, {expected}"));
     }
 
+    /// Notes what somebody else found wrong.
+    pub(super) fn add_text(&mut self, text: &str) {
+        let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        self.0.push(visible.take(LONGEST_TEXT).collect());
+    }
+
     /// Every reason.
     pub(super) fn into_vec(self) -> Vec<String> {
         self.0
@@ -48,6 +54,8 @@ fn quote(text: &str) -> String {
 
 /// Characters of a text that are shown.
 const LONGEST_SHOWN: usize = 80;
+/// Of somebody else's reason.
+const LONGEST_TEXT: usize = 300;
 
 #[cfg(test)]
 mod tests {

@@ -204,10 +204,12 @@ fn documents_refused_as_a_whole() {
     ));
     let within =
         |key: &str| format!(r#"{{"format": 1, "revision": 1, "apps": [], "{key}": {deep}}}"#);
-    for key in ["apps", "revision", "certificates"] {
+    for key in ["revision", "certificates"] {
         let read = parse(within(key).as_bytes());
         assert!(matches!(read, Err(SnapshotError::NotJson(_))), "{key}");
     }
+    let snapshot = parse(within("apps").as_bytes()).unwrap();
+    assert_eq!(snapshot.rejected[0].app, "apps[0]");
     assert!(parse(within("unknown").as_bytes()).is_ok());
 }
 
@@ -450,6 +452,54 @@ fn the_later_of_two_apps_of_one_name_is_rejected() {
         (first_is_bad.apps.len(), first_is_bad.rejected.len()),
         (0, 2)
     );
+}
+
+#[test]
+fn an_app_that_json_allows_but_nobody_can_hold_is_rejected_alone() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (field, expected) in [
+        (
+            format!("\"future\": {deep}"),
+            "it cannot be read: recursion limit exceeded",
+        ),
+        (
+            "\"future\": 1e999".to_owned(),
+            "it cannot be read: number out of range",
+        ),
+        (
+            "\"future\": \"\\ud800\"".to_owned(),
+            "it cannot be read: unexpected end of hex escape",
+        ),
+    ] {
+        let good = good_app();
+        let text = format!(
+            "{{\"format\": 1, \"revision\": 1, \"apps\": [{{{field}, \"name\": \"bad\"}}, {good}], \"future\": {deep}}}"
+        );
+        let snapshot = parse(text.as_bytes()).unwrap();
+        assert_eq!(snapshot.apps.len(), 1, "{field}");
+        let [Rejection { app, reason }] = &snapshot.rejected[..] else {
+            panic!("{snapshot:?}");
+        };
+        assert_eq!(app, "bad");
+        assert!(reason.starts_with(expected), "{reason}");
+    }
+}
+
+#[test]
+fn an_app_that_its_source_could_not_read_is_rejected_for_that_reason() {
+    let rejection =
+        rejected(json!({"name": "shop", "unreadable": "no JSON:\nat line 1", "domains": 7}));
+    assert_eq!(
+        rejection,
+        Rejection {
+            app: "shop".to_owned(),
+            reason: "no JSON: at line 1".to_owned()
+        }
+    );
+    let rejection = rejected(json!({"name": "a b", "unreadable": "x"}));
+    assert_eq!(rejection.app, "apps[0]");
+    assert!(rejection.reason.ends_with("; x"), "{rejection:?}");
+    accepted(app_with("/unreadable", Some(Value::Null)));
 }
 
 #[test]
