@@ -2,7 +2,7 @@
 # Makes a Debian or Ubuntu machine able to build this project: what is there already is left alone, what is missing comes from
 # apt-get. Two C libraries are built on the way: zlib-ng (needs cmake) and jemalloc (needs a C compiler and make).
 # `setup.sh --quiet` says nothing when there is nothing to do; `--tests` installs what only the tests need, too: pebble, an
-# ACME server to order certificates from.
+# ACME server to order certificates from, and etcd, a store to read routes from.
 set -euo pipefail
 
 say() { echo "setup: $*"; }
@@ -34,10 +34,11 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 if $tests; then
     command -v pebble >/dev/null || missing+=(pebble)
+    command -v etcd >/dev/null || missing+=(etcd-server)
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then
-    $quiet || say "everything is here: cargo, cmake, make, cc, c++$($tests && echo ", pebble" || true)"
+    $quiet || say "everything is here: cargo, cmake, make, cc, c++$($tests && echo ", pebble, etcd" || true)"
     exit 0
 fi
 
@@ -56,4 +57,8 @@ fi
 say "installing ${missing[*]} with apt-get"
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+# Its package has it run as a service from the next start of the machine on; the tests start their own.
+if [[ " ${missing[*]} " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now etcd || true
+fi
 say "done"

@@ -5,6 +5,7 @@ mod acks;
 mod cache;
 mod certificates;
 mod disk;
+mod etcd;
 mod file;
 mod handle;
 mod intake;
@@ -23,6 +24,7 @@ use router_model::snapshot::Rejection;
 use serde::Serialize;
 
 pub use certificates::check_certificates;
+pub use etcd::{EtcdFeed, EtcdFeedSettings, EtcdFeedSettingsError, EtcdUser};
 pub use file::FileFeed;
 pub use handle::FeedHandle;
 pub use options::FeedOptions;
