@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use router_core::acme::{self, AcmeHandle, AcmeSettingsError};
-use router_core::feed::{FeedOptions, FileFeed};
+use router_core::feed::{self, EtcdFeed, EtcdFeedSettingsError, FeedHandle, FeedOptions, FileFeed};
 use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::access_log::{AccessLog, LogWriter};
 use crate::admin;
 use crate::certificates::{Defaults, Watches};
-use crate::config::{Config, Listener, Protocol};
+use crate::config::{Config, Feed, FeedSource, Listener, Protocol};
 use crate::metrics::Metrics;
 use crate::observer::CompositeObserver;
 use crate::signals::Signals;
@@ -48,6 +48,9 @@ pub(crate) enum RunError {
     /// No certificates can be ordered.
     #[error("acme: {0}")]
     Acme(#[from] AcmeSettingsError),
+    /// The settings make no feed.
+    #[error("feed: {0}")]
+    Feed(#[from] EtcdFeedSettingsError),
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] StartError),
@@ -135,16 +138,11 @@ async fn live(
 ) -> Result<Ending, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Runtime)?;
     let admin_listener = bind_admin(config.admin).await?;
-    let feed = FileFeed::new(config.feed.path.clone());
-    let options = FeedOptions {
-        cache: config.feed.cache.clone(),
-        ..FeedOptions::default()
-    };
     let certificates = Watches::start(&config, defaults, &router).await;
     let state = Arc::new(admin::State {
         certificates,
         acme: OnceLock::new(),
-        feed: router_core::feed::start(&router, feed, options),
+        feed: follow(&config.feed, &router)?,
         router: router.clone(),
         metrics,
         losses: writer.map(LogWriter::losses),
@@ -209,6 +207,23 @@ async fn live(
     tracker.close();
     tracker.wait().await;
     Ok(ending)
+}
+
+/// Starts to keep the routes up to date.
+fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
+    let mut options = FeedOptions {
+        cache: feed.cache.clone(),
+        ..FeedOptions::default()
+    };
+    if let Some(id) = &feed.router_id {
+        options.router_id.clone_from(id);
+    }
+    Ok(match &feed.source {
+        FeedSource::File(path) => feed::start(router, FileFeed::new(path.clone()), options),
+        FeedSource::Etcd(settings) => {
+            feed::start(router, EtcdFeed::new(settings.clone())?, options)
+        }
+    })
 }
 
 async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {

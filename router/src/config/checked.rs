@@ -10,6 +10,7 @@ use router_core::model::timeouts::Timeouts;
 use toml::Table;
 
 use super::acme::{self, Acme};
+use super::feed::{self, Feed};
 use super::listener::{self, Listener};
 use super::problem::Problem;
 use super::raw::{Reading, Section};
@@ -51,10 +52,7 @@ impl Default for Config {
             tls: Tls::default(),
             acme: None,
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
-            feed: Feed {
-                path: PathBuf::from("routes.json"),
-                cache: None,
-            },
+            feed: Feed::default(),
             access_log: AccessLog {
                 target: LogTarget::Stdout,
                 format: LogFormat::Heroku,
@@ -75,15 +73,6 @@ pub(crate) struct Tls {
     pub(crate) certificates: Option<PathBuf>,
     /// The file of the keys that session tickets are sealed with; random keys without it.
     pub(crate) ticket_keys: Option<PathBuf>,
-}
-
-/// Where the routes come from: a watched file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Feed {
-    /// The route document.
-    pub(crate) path: PathBuf,
-    /// Where the last good document is kept.
-    pub(crate) cache: Option<PathBuf>,
 }
 
 /// The access log: one line per request of a known app.
@@ -128,7 +117,7 @@ pub(crate) fn build(reading: &Reading, table: &Table, folder: &Path) -> Config {
     config.listeners = listener::listeners(&mut root, config.admin, folder);
     config.tls = tls(root.section("tls"), folder);
     config.acme = acme::acme(&mut root, &config.listeners, folder);
-    config.feed = feed(root.section("feed"), folder);
+    config.feed = feed::feed(root.section("feed"), folder);
     access_log(root.section("access_log"), folder, &mut config.access_log);
     timeouts(root.section("timeouts"), &mut config.timeouts);
     limits(root.section("limits"), &mut config.limits);
@@ -171,51 +160,6 @@ fn tls(mut section: Section<'_>, folder: &Path) -> Tls {
     Tls {
         certificates: certificates.map(|path| folder.join(path)),
         ticket_keys: ticket_keys.map(|path| folder.join(path)),
-    }
-}
-
-fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
-    let source = section.choice(
-        "source",
-        &[("file", "file"), ("http", "http"), ("etcd", "etcd")],
-    );
-    let is_file = matches!(source, None | Some("file"));
-    if let Some(source) = source.filter(|_| !is_file) {
-        section.note(Problem::not_yet(
-            section.at("source"),
-            &format!("{source:?}"),
-            Some("\"file\""),
-        ));
-    }
-    if is_file && !section.has("path") {
-        section.note(Problem::new(
-            section.at("path"),
-            "is missing",
-            "the path of the route document",
-        ));
-    }
-    let path = section.path("path", "the path of the route document");
-    let cache = section.path("cache", "the path of a file that the router writes");
-    for (key, what) in [
-        ("url", "the \"http\" feed"),
-        ("token_file", "the \"http\" feed"),
-        ("endpoints", "the \"etcd\" feed"),
-        ("prefix", "the \"etcd\" feed"),
-    ] {
-        section.later(key, what, None);
-    }
-    if let (Some(path), Some(cache)) = (path, cache)
-        && folder.join(path) == folder.join(cache)
-    {
-        section.note(Problem::plain(
-            section.at("cache"),
-            "is the same file as feed.path",
-        ));
-    }
-    section.finish();
-    Feed {
-        path: path.map_or_else(PathBuf::new, |path| folder.join(path)),
-        cache: cache.map(|cache| folder.join(cache)),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod acme;
 mod checked;
+mod feed;
 mod listener;
 mod problem;
 mod raw;
@@ -10,6 +11,7 @@ mod raw;
 use std::path::{Path, PathBuf};
 
 pub(crate) use checked::{AccessLog, Config, LogFormat, LogTarget};
+pub(crate) use feed::{Feed, FeedSource};
 pub(crate) use listener::{Listener, Pair, Protocol};
 use problem::Problem;
 pub(crate) use raw::nearest;
@@ -41,7 +43,7 @@ impl Loaded {
 
     /// Whether the file names a route document that can be looked at, whatever else is wrong.
     pub(crate) fn route_document(&self) -> Option<&Path> {
-        Some(self.config.feed.path.as_path()).filter(|path| !path.as_os_str().is_empty())
+        self.config.feed.document()
     }
 }
 
@@ -80,7 +82,7 @@ fn parse(file: &Path, text: &str) -> Loaded {
 
 fn unreadable(file: &Path, problem: Problem) -> Loaded {
     let mut config = Config::default();
-    config.feed.path = PathBuf::new();
+    config.feed.source = FeedSource::File(PathBuf::new());
     Loaded {
         config,
         file: file.to_owned(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use router_core::feed::{EtcdFeedSettings, EtcdUser};
 use router_core::model::hostname::Domain;
 use router_core::model::limits::Http2Limits;
 use router_core::tls::TlsVersion;
@@ -37,12 +38,7 @@ fn the_documented_file_names_every_key() {
     let reading = raw::Reading::default();
     checked::build(&reading, &table, Path::new(""));
     let (_, known) = reading.finish();
-    let later = [
-        "feed.url",
-        "feed.token_file",
-        "feed.endpoints",
-        "feed.prefix",
-    ];
+    let later = ["feed.url", "feed.token_file"];
     let commented = [
         "listener[0].certificate",
         "listener[0].private_key",
@@ -51,6 +47,14 @@ fn the_documented_file_names_every_key() {
         "tls.certificates",
         "tls.ticket_keys",
         "feed.cache",
+        "feed.router_id",
+        "feed.endpoints",
+        "feed.prefix",
+        "feed.user",
+        "feed.password_file",
+        "feed.ca",
+        "feed.client_certificate",
+        "feed.client_key",
         "affinity.key",
     ];
     for key in known.iter().filter(|key| !later.contains(&key.as_str())) {
@@ -205,7 +209,7 @@ fn values_are_read() {
         config.listeners,
         ["[::1]:0", "0.0.0.0:80"].map(|address| Listener::http(address.parse().unwrap()))
     );
-    assert_eq!(config.feed.path, Path::new("/r.json"));
+    assert_eq!(config.feed.source, FeedSource::File("/r.json".into()));
     assert_eq!(config.feed.cache.as_deref(), Some(Path::new("c.json")));
     assert_eq!(
         config.access_log,
@@ -232,10 +236,8 @@ fn values_are_read() {
 #[test]
 fn paths_are_relative_to_the_file() {
     let loaded = parse(Path::new("/etc/router/router.toml"), LEAST);
-    assert_eq!(
-        loaded.config.feed.path,
-        Path::new("/etc/router/routes.json")
-    );
+    let path = Path::new("/etc/router/routes.json");
+    assert_eq!(loaded.route_document(), Some(path));
 }
 
 /// What is wrong with `LEAST` and some more text; each problem without its `router.toml: `.
@@ -390,8 +392,81 @@ fn listener_and_feed_are_required() {
         problems,
         [
             "router.toml: listener: has the wrong type (a table); allowed: an array of tables ([[listener]])",
-            "router.toml: feed.source: \"http\" is not supported yet; allowed: \"file\"",
+            "router.toml: feed.source: \"http\" is not supported yet; allowed: \"file\", \"etcd\"",
             "router.toml: feed.url: the \"http\" feed is not supported yet",
         ]
+    );
+}
+
+#[test]
+fn routes_may_come_from_etcd() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:8080\"\n";
+    let read = |feed: &str| {
+        let text = format!("{listener}[feed]\nsource = 'etcd'\n{feed}");
+        let loaded = parse(Path::new("/etc/router/router.toml"), &text);
+        (loaded.config.feed.clone(), loaded.problems())
+    };
+    let (feed, problems) = read("endpoints = ['http://127.0.0.1:2379']\ncache = 'c.json'\n");
+    assert_eq!(problems, Vec::<String>::new());
+    let least = EtcdFeedSettings::new(vec!["http://127.0.0.1:2379".to_owned()]);
+    assert_eq!(feed.source, FeedSource::Etcd(least));
+    assert_eq!(feed.cache, Some("/etc/router/c.json".into()));
+    assert_eq!(feed.document(), None);
+    let (feed, problems) = read(
+        "endpoints = ['https://a.test:2379', 'https://b.test:2379']\nprefix = '/p'\nuser = 'u'\npassword_file = 'pw'\n\
+         ca = '/ca.pem'\nclient_certificate = 'c.crt'\nclient_key = 'c.key'\n",
+    );
+    assert_eq!(problems, Vec::<String>::new());
+    let FeedSource::Etcd(etcd) = feed.source else {
+        panic!("{feed:?}");
+    };
+    assert_eq!((etcd.endpoints.len(), etcd.prefix.as_str()), (2, "/p"));
+    let user = EtcdUser {
+        name: "u".to_owned(),
+        password_file: "/etc/router/pw".into(),
+    };
+    assert_eq!((etcd.user, etcd.ca), (Some(user), Some("/ca.pem".into())));
+    let pair = ("/etc/router/c.crt".into(), "/etc/router/c.key".into());
+    assert_eq!(etcd.client_certificate, Some(pair));
+    for (feed, wanted) in [
+        (
+            "",
+            vec![
+                "feed.endpoints: there is no endpoint; expected client URLs such as http://127.0.0.1:2379",
+            ],
+        ),
+        (
+            "endpoints = ['127.0.0.1:2379']",
+            vec![
+                "feed.endpoints: \"127.0.0.1:2379\" is no endpoint; expected a client URL such as http://127.0.0.1:2379",
+            ],
+        ),
+        (
+            "endpoints = ['http://a.test', 7]",
+            vec![
+                "feed.endpoints[1]: 7 is not a string; allowed: a client URL such as \"http://127.0.0.1:2379\"",
+            ],
+        ),
+        (
+            "endpoints = ['http://a.test']\nuser = 'u'\nclient_key = 'k'\npath = 'routes.json'",
+            vec![
+                "feed.path: is for source = \"file\" only",
+                "feed.password_file: is missing, but feed.user is there",
+                "feed.client_certificate: is missing, but feed.client_key is there",
+            ],
+        ),
+    ] {
+        let (_, problems) = read(feed);
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|line| format!("/etc/router/router.toml: {line}"))
+            .collect();
+        assert_eq!(problems, wanted, "{feed}");
+    }
+    let text = format!("{LEAST}prefix = '/p'\n");
+    let (_, problems) = self::read(&text);
+    assert_eq!(
+        problems,
+        ["router.toml: feed.prefix: is for source = \"etcd\" only"]
     );
 }

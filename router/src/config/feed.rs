@@ -1,0 +1,197 @@
+//! The `[feed]` table: where the routes come from.
+
+use std::path::{Path, PathBuf};
+
+use router_core::feed::{EtcdFeed, EtcdFeedSettings, EtcdUser};
+
+use super::problem::Problem;
+use super::raw::Section;
+
+/// Where the routes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Feed {
+    /// What brings them.
+    pub(crate) source: FeedSource,
+    /// Where the last good document is kept.
+    pub(crate) cache: Option<PathBuf>,
+    /// What the router is called in acknowledgements; a random name for each start without it.
+    pub(crate) router_id: Option<String>,
+}
+
+/// What brings routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FeedSource {
+    /// A watched file.
+    File(PathBuf),
+    /// An etcd cluster.
+    Etcd(EtcdFeedSettings),
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            source: FeedSource::File(PathBuf::from("routes.json")),
+            cache: None,
+            router_id: None,
+        }
+    }
+}
+
+impl Feed {
+    /// The route document, if it is a file.
+    pub(crate) fn document(&self) -> Option<&Path> {
+        match &self.source {
+            FeedSource::File(path) if !path.as_os_str().is_empty() => Some(path),
+            FeedSource::File(_) | FeedSource::Etcd(_) => None,
+        }
+    }
+}
+
+/// What a table says that names this source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    File,
+    Http,
+    Etcd,
+}
+
+/// Reads the table. Relative paths start from `folder`.
+pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
+    let named = section.choice(
+        "source",
+        &[
+            ("file", Source::File),
+            ("http", Source::Http),
+            ("etcd", Source::Etcd),
+        ],
+    );
+    // One that is unknown may have been meant to be any of them.
+    let likely = if section.has("endpoints") {
+        Source::Etcd
+    } else {
+        Source::File
+    };
+    let source = named.unwrap_or(likely);
+    if source == Source::Http {
+        section.note(Problem::not_yet(
+            section.at("source"),
+            "\"http\"",
+            Some("\"file\", \"etcd\""),
+        ));
+    }
+    let path = document(&mut section, source).map(|path| folder.join(path));
+    let etcd = etcd(&mut section, source, folder);
+    for key in ["url", "token_file"] {
+        section.later(key, "the \"http\" feed", None);
+    }
+    let cache = section.path("cache", "the path of a file that the router writes");
+    let cache = cache.map(|cache| folder.join(cache));
+    if path.is_some() && path == cache {
+        section.note(Problem::plain(
+            section.at("cache"),
+            "is the same file as feed.path",
+        ));
+    }
+    let router_id = section.filled_string("router_id", "any name, another one for each router");
+    section.finish();
+    let source = match source {
+        Source::Etcd => FeedSource::Etcd(etcd),
+        Source::File | Source::Http => FeedSource::File(path.unwrap_or_default()),
+    };
+    Feed {
+        source,
+        cache,
+        router_id: router_id.map(str::to_owned),
+    }
+}
+
+fn document<'a>(section: &mut Section<'a>, source: Source) -> Option<&'a str> {
+    if source == Source::File && !section.has("path") {
+        section.note(Problem::new(
+            section.at("path"),
+            "is missing",
+            "the path of the route document",
+        ));
+    }
+    let path = section.path("path", "the path of the route document");
+    if source == Source::Etcd {
+        belongs_to(section, "path", "file");
+    }
+    path
+}
+
+fn etcd(section: &mut Section<'_>, source: Source, folder: &Path) -> EtcdFeedSettings {
+    let mut settings = EtcdFeedSettings::new(endpoints(section));
+    if let Some(prefix) = section.filled_string("prefix", "the beginning of the keys") {
+        settings.prefix = prefix.to_owned();
+    }
+    let user = section.filled_string("user", "the name of a user of etcd");
+    let mut path =
+        |key: &'static str, allowed: &str| section.path(key, allowed).map(|path| folder.join(path));
+    let password_file = path("password_file", "the path of a file with the password");
+    settings.ca = path("ca", "the path of a PEM file");
+    let certificate = path("client_certificate", "the path of a PEM file");
+    let key = path("client_key", "the path of a PEM file");
+    both(section, "user", "password_file");
+    both(section, "client_certificate", "client_key");
+    settings.user = user
+        .zip(password_file)
+        .map(|(name, password_file)| EtcdUser {
+            name: name.to_owned(),
+            password_file,
+        });
+    settings.client_certificate = certificate.zip(key);
+    if source == Source::Etcd {
+        if let Err(error) = EtcdFeed::new(settings.clone()) {
+            section.note(Problem::plain(section.at("endpoints"), error.to_string()));
+        }
+    } else {
+        for key in OF_ETCD {
+            belongs_to(section, key, "etcd");
+        }
+    }
+    settings
+}
+
+fn endpoints(section: &mut Section<'_>) -> Vec<String> {
+    let mut endpoints = Vec::new();
+    for (index, entry) in section.list("endpoints").into_iter().flatten().enumerate() {
+        match entry.as_str() {
+            Some(endpoint) => endpoints.push(endpoint.to_owned()),
+            None => section.note(Problem::new(
+                format!("{}[{index}]", section.at("endpoints")),
+                format!("{entry} is not a string"),
+                "a client URL such as \"http://127.0.0.1:2379\"",
+            )),
+        }
+    }
+    endpoints
+}
+
+/// A key that says nothing for this source was meant for another one.
+fn belongs_to(section: &Section<'_>, key: &str, source: &str) {
+    if section.has(key) {
+        let wrong = format!("is for source = {source:?} only");
+        section.note(Problem::plain(section.at(key), wrong));
+    }
+}
+
+/// Two keys of which neither says anything without the other.
+fn both(section: &Section<'_>, one: &str, other: &str) {
+    for (there, missing) in [(one, other), (other, one)] {
+        if section.has(there) && !section.has(missing) {
+            let wrong = format!("is missing, but {} is there", section.at(there));
+            section.note(Problem::plain(section.at(missing), wrong));
+        }
+    }
+}
+
+const OF_ETCD: [&str; 7] = [
+    "endpoints",
+    "prefix",
+    "user",
+    "password_file",
+    "ca",
+    "client_certificate",
+    "client_key",
+];
