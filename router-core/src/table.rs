@@ -356,9 +356,13 @@ impl RouteTable {
             self.with_authority_files
                 .fetch_add(usize::from(names_a_file(app)), Ordering::Relaxed);
             if let Some(old) = old {
-                self.release(&old.app, &app.domains);
                 replaced.push((old, Some(route)));
             }
+        }
+        // Only now: a domain that moves to another app is somebody's at every moment.
+        for (old, new) in &replaced {
+            let kept = new.as_ref().map_or(&[][..], |new| &new.app.domains);
+            self.release(&old.app, kept);
         }
         for name in &plan.remove {
             if let Some((_, entry)) = self.apps.remove(name) {
