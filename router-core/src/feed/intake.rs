@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::certificates::{DocumentCertificates, Next};
 use super::status::Withheld;
-use super::{FeedOptions, Position, Update};
+use super::{Accepted, FeedOptions, Position, Tap, Update};
 use crate::clock::Instant;
 use crate::router::Router;
 use crate::table::{Applied, Wanted};
@@ -22,6 +22,8 @@ use crate::table::{Applied, Wanted};
 /// The part of a running feed that changes routes.
 pub(super) struct Intake {
     router: Router,
+    /// Who wants to know what comes into force.
+    tap: Option<Box<dyn Tap>>,
     /// Where file names in documents start from.
     folder: PathBuf,
     certificates: DocumentCertificates,
@@ -90,6 +92,7 @@ enum Trust {
 impl Intake {
     pub(super) fn new(router: &Router, folder: PathBuf, options: &FeedOptions) -> Self {
         Self {
+            tap: None,
             certificates: DocumentCertificates::new(Arc::clone(router.certificates())),
             router: router.clone(),
             folder,
@@ -102,6 +105,12 @@ impl Intake {
             confirmed: None,
             need_whole: false,
         }
+    }
+
+    /// Tells of everything that comes into force from now on.
+    pub(super) fn tapped_by(mut self, tap: Option<Box<dyn Tap>>) -> Self {
+        self.tap = tap;
+        self
     }
 
     pub(super) fn position(&self) -> Position {
@@ -151,7 +160,7 @@ impl Intake {
         let digest = digest::digest(&SHA256, document);
         let snapshot = parse(document).map_err(|refused| refused.to_string())?;
         self.keep(kept, now);
-        let in_force = self.put_in_force(snapshot, digest, Trust::Yes, now);
+        let in_force = self.put_in_force(document, snapshot, digest, Trust::Yes, now);
         in_force.map_err(|refused| refused.to_string())
     }
 
@@ -160,11 +169,17 @@ impl Intake {
             return;
         }
         let entries: Vec<_> = kept.iter().map(|app| json!({"app": app})).collect();
-        let change = json!({"from": 0, "to": 1, "changes": entries}).to_string();
-        let change = change::parse(change.as_bytes()).map_err(|error| error.to_string());
-        let made = change.and_then(|change| {
-            let made = self.apply(Wanted::Change(&change), None, Trust::Yes, now);
-            made.map_err(|refusal| refusal.to_string())
+        let text = json!({"from": 0, "to": 1, "changes": entries}).to_string();
+        let change = change::parse(text.as_bytes()).map_err(|error| error.to_string());
+        let made = change.and_then(|parsed| {
+            let made = self.apply(Wanted::Change(&parsed), None, Trust::Yes, now);
+            made.map_err(|refusal| refusal.to_string())?;
+            self.tell(Accepted::Change {
+                text: text.as_bytes(),
+                parsed: &parsed,
+                shrinks: false,
+            });
+            Ok(())
         });
         if let Err(error) = made {
             tracing::warn!(%error, "apps of an earlier document cannot be read");
@@ -206,7 +221,7 @@ impl Intake {
             return Outcome::RefusedAgain;
         }
         let put = parse(document)
-            .and_then(|snapshot| self.put_in_force(snapshot, digest, Trust::No, now));
+            .and_then(|snapshot| self.put_in_force(document, snapshot, digest, Trust::No, now));
         match put {
             Ok(in_force) => {
                 self.nothing_refused();
@@ -257,6 +272,7 @@ impl Intake {
     /// Judges, guards and applies a document; on an error nothing has changed.
     fn put_in_force(
         &mut self,
+        text: &[u8],
         mut snapshot: Snapshot,
         digest: Digest,
         trust: Trust,
@@ -277,13 +293,18 @@ impl Intake {
         }
         let certificates = Some((&*snapshot.certificates, &*snapshot.rejected_certificates));
         let applied = self.apply(Wanted::Snapshot(&snapshot), certificates, trust, now);
-        let applied = applied.map_err(|refusal| {
+        let (applied, shrinks) = applied.map_err(|refusal| {
             self.withhold(revision, &refusal.to_string());
             Refused::Guarded(refusal)
         })?;
         self.cursor.begin_again(revision);
         self.in_force = Some(digest);
         self.kept.clone_from(&applied.kept);
+        self.tell(Accepted::Document {
+            text,
+            parsed: &snapshot,
+            shrinks,
+        });
         Ok(InForce {
             revision,
             applied,
@@ -292,9 +313,8 @@ impl Intake {
     }
 
     /// The same for a change.
-    fn make(&mut self, change: &[u8], trust: Trust, now: Instant) -> Result<Outcome, Refused> {
-        let mut change =
-            change::parse(change).map_err(|error| Refused::Wrong(error.to_string()))?;
+    fn make(&mut self, text: &[u8], trust: Trust, now: Instant) -> Result<Outcome, Refused> {
+        let mut change = change::parse(text).map_err(|error| Refused::Wrong(error.to_string()))?;
         match self.cursor.judge_change(change.from, change.to) {
             ChangeJudgement::Accept => {}
             ChangeJudgement::Old => return Ok(Outcome::Nothing),
@@ -305,12 +325,17 @@ impl Intake {
             .certificates
             .as_ref()
             .map(|entries| (&**entries, &*change.rejected_certificates));
-        let applied = self
+        let (applied, shrinks) = self
             .apply(Wanted::Change(&change), certificates, trust, now)
             .map_err(Refused::Guarded)?;
         self.cursor.advance(change.to);
         self.in_force = None;
         self.nothing_refused();
+        self.tell(Accepted::Change {
+            text,
+            parsed: &change,
+            shrinks,
+        });
         Ok(Outcome::Applied(InForce {
             revision: change.to,
             applied,
@@ -318,14 +343,15 @@ impl Intake {
         }))
     }
 
-    /// Certificates come before the routes that need them and go after.
+    /// Certificates come before the routes that need them and go after. Says also whether the update may take away as much
+    /// as no update may by default: others must let it pass, too, who have no word of whoever let it pass here.
     fn apply(
         &mut self,
         wanted: Wanted<'_>,
         certificates: Option<(&[CertificateEntry], &[Rejection])>,
         trust: Trust,
         now: Instant,
-    ) -> Result<Applied, Refusal> {
+    ) -> Result<(Applied, bool), Refusal> {
         let Self {
             router,
             certificates: held,
@@ -334,8 +360,11 @@ impl Intake {
         } = self;
         let next: Option<Next> =
             certificates.map(|(entries, unusable)| held.read(entries, unusable));
+        let mut shrinks = false;
         let judge = |plan: &Plan, allow_shrink: bool| {
             guard.judge(plan, allow_shrink || trust == Trust::Yes, now.into_std())?;
+            shrinks =
+                allow_shrink || plan.empties || plan.domains_removed > plan.domains_before / 4;
             if let Some(next) = &next {
                 held.add(next);
             }
@@ -345,7 +374,13 @@ impl Intake {
         if let Some(next) = next {
             held.settle(next, || router.table().domains());
         }
-        Ok(applied)
+        Ok((applied, shrinks))
+    }
+
+    fn tell(&mut self, accepted: Accepted<'_>) {
+        if let Some(tap) = &mut self.tap {
+            tap.accepted(accepted);
+        }
     }
 
     fn withhold(&mut self, revision: u64, reason: &str) {

@@ -8,14 +8,17 @@ mod disk;
 mod etcd;
 mod file;
 mod handle;
+mod http;
 mod intake;
 mod log;
 mod options;
+mod publish;
 mod restart;
 mod runner;
 mod saver;
 mod schedule;
 mod status;
+mod tap;
 
 use std::path::Path;
 
@@ -23,13 +26,18 @@ use bytes::Bytes;
 use router_model::snapshot::Rejection;
 use serde::Serialize;
 
+pub use self::http::{HttpFeed, HttpFeedSettings, HttpFeedSettingsError};
 pub use certificates::check_certificates;
 pub use etcd::{EtcdFeed, EtcdFeedSettings, EtcdFeedSettingsError, EtcdUser};
 pub use file::FileFeed;
 pub use handle::FeedHandle;
 pub use options::FeedOptions;
-pub use runner::start;
+pub use publish::{
+    PassedOn, PublishError, PublishHandle, PublishSettings, PublishStats, PublishTls, Publisher,
+};
+pub use runner::{start, start_tapped};
 pub use status::{CacheStatus, FeedStatus, Relists, Stuck, Withheld};
+pub use tap::{Accepted, Tap};
 
 /// What a feed brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +120,7 @@ pub trait Feed: Send + 'static {
     }
 
     /// Whether the source is heard of at least every ten seconds, with [`Update::Alive`] if nothing else. Only then is
-    /// silence a sign that something is wrong.
+    /// silence a sign that something is wrong. It may turn out only once the source has answered.
     fn has_heartbeat(&self) -> bool {
         false
     }

@@ -20,7 +20,7 @@ use super::intake::{Intake, Outcome};
 use super::saver::{Job, Saver, wipe};
 use super::schedule::Schedule;
 use super::status::{Board, Relist, Saved};
-use super::{Ack, Feed, FeedError, FeedOptions, Position, Update, restart};
+use super::{Ack, Feed, FeedError, FeedOptions, Position, Tap, Update, restart};
 use crate::clock::{self, Instant};
 use crate::router::Router;
 use crate::tasks;
@@ -28,10 +28,30 @@ use crate::tasks;
 /// Starts to keep the router's table up to date. Must be called on a tokio runtime; documents are parsed and applied on
 /// a thread of their own.
 pub fn start(router: &Router, feed: impl Feed, options: FeedOptions) -> FeedHandle {
+    run(router, feed, options, None)
+}
+
+/// The same, and tells `tap` of everything that comes into force.
+pub fn start_tapped(
+    router: &Router,
+    feed: impl Feed,
+    options: FeedOptions,
+    tap: impl Tap,
+) -> FeedHandle {
+    run(router, feed, options, Some(Box::new(tap)))
+}
+
+fn run(
+    router: &Router,
+    feed: impl Feed,
+    options: FeedOptions,
+    tap: Option<Box<dyn Tap>>,
+) -> FeedHandle {
     let cached = options.cache.is_some();
     let board = Board::new(feed.source(), &options.router_id, cached, options.watchdog);
     let folder = feed.folder().map_or_else(PathBuf::new, ToOwned::to_owned);
-    let intake = Arc::new(Mutex::new(Intake::new(router, folder, &options)));
+    let intake = Intake::new(router, folder, &options).tapped_by(tap);
+    let intake = Arc::new(Mutex::new(intake));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let now = clock::now();
     let runner = Runner {
@@ -118,6 +138,7 @@ impl Runner {
             if self.acknowledgement_is_due(clock::now()) {
                 self.acknowledge(&mut feed).await;
             }
+            self.schedule.expect_heartbeat(feed.has_heartbeat());
             let asked = clock::now();
             let position = lock(&self.intake).position();
             match self.wait(&mut feed, position).await {

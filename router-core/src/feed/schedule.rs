@@ -58,6 +58,12 @@ impl Schedule {
         schedule
     }
 
+    /// Whether the source has a heartbeat, as far as is known by now.
+    pub(super) fn expect_heartbeat(&mut self, has_heartbeat: bool) {
+        self.has_heartbeat = has_heartbeat;
+        self.silent &= has_heartbeat;
+    }
+
     /// A whole document was asked for or came: the next one in a while.
     pub(super) fn relist_again(&mut self, now: Instant, random: u32) {
         self.relist_at = now

@@ -120,12 +120,13 @@ mod tests {
     use router_testkit::TestCa;
 
     use super::*;
+    use crate::clock;
 
     /// Files that were written just now are always read again, so these look old.
     fn write(path: &Path, content: &str, age: u64) {
         fs::write(path, content).unwrap();
         let file = fs::File::options().write(true).open(path).unwrap();
-        let at = crate::clock::wall() - Duration::from_secs(age);
+        let at = clock::wall() - Duration::from_secs(age);
         file.set_modified(at).unwrap();
     }
 

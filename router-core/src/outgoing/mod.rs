@@ -3,6 +3,7 @@
 
 mod credentials;
 mod reader;
+mod token;
 
 use std::error::Error;
 use std::fmt::Write;
@@ -31,6 +32,7 @@ use crate::{socket, tasks};
 
 pub(crate) use credentials::{Credentials, read_roots, system_roots};
 pub(crate) use reader::{ReadError, ReadLimits, Reader};
+pub(crate) use token::TokenFile;
 
 /// Makes requests. It keeps one idle connection, for the next request to the same host.
 pub(crate) struct Caller {
@@ -100,6 +102,11 @@ impl Caller {
             let since = clock::now();
             *self.lock() = Some(Kept { connection, since });
         }
+    }
+
+    /// Has the next request made on a new connection: there is reason to believe that nobody answers on the old one.
+    pub(crate) fn distrust(&self) {
+        *self.lock() = None;
     }
 
     fn take_kept(&self, to: &Destination) -> Option<Connection> {
