@@ -9,7 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use router_core::acme::{self, AcmeHandle, AcmeSettingsError};
-use router_core::feed::{self, EtcdFeed, EtcdFeedSettingsError, FeedHandle, FeedOptions, FileFeed};
+use router_core::feed::{
+    self, EtcdFeed, EtcdFeedSettingsError, FeedHandle, FeedOptions, FileFeed, HttpFeed,
+    HttpFeedSettingsError,
+};
 use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
 use tokio::net::TcpListener;
@@ -50,7 +53,10 @@ pub(crate) enum RunError {
     Acme(#[from] AcmeSettingsError),
     /// The settings make no feed.
     #[error("feed: {0}")]
-    Feed(#[from] EtcdFeedSettingsError),
+    Etcd(#[from] EtcdFeedSettingsError),
+    /// The settings make no feed.
+    #[error("feed: {0}")]
+    Http(#[from] HttpFeedSettingsError),
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] StartError),
@@ -220,6 +226,9 @@ fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
     }
     Ok(match &feed.source {
         FeedSource::File(path) => feed::start(router, FileFeed::new(path.clone()), options),
+        FeedSource::Http(settings) => {
+            feed::start(router, HttpFeed::new(settings.clone())?, options)
+        }
         FeedSource::Etcd(settings) => {
             feed::start(router, EtcdFeed::new(settings.clone())?, options)
         }

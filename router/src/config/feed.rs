@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use router_core::feed::{EtcdFeed, EtcdFeedSettings, EtcdUser};
+use router_core::feed::{EtcdFeed, EtcdFeedSettings, EtcdUser, HttpFeed, HttpFeedSettings};
 
 use super::problem::Problem;
 use super::raw::Section;
@@ -23,6 +23,8 @@ pub(crate) struct Feed {
 pub(crate) enum FeedSource {
     /// A watched file.
     File(PathBuf),
+    /// An HTTP server.
+    Http(HttpFeedSettings),
     /// An etcd cluster.
     Etcd(EtcdFeedSettings),
 }
@@ -42,7 +44,7 @@ impl Feed {
     pub(crate) fn document(&self) -> Option<&Path> {
         match &self.source {
             FeedSource::File(path) if !path.as_os_str().is_empty() => Some(path),
-            FeedSource::File(_) | FeedSource::Etcd(_) => None,
+            FeedSource::File(_) | FeedSource::Http(_) | FeedSource::Etcd(_) => None,
         }
     }
 }
@@ -68,22 +70,17 @@ pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
     // One that is unknown may have been meant to be any of them.
     let likely = if section.has("endpoints") {
         Source::Etcd
+    } else if section.has("url") && !section.has("path") {
+        Source::Http
     } else {
         Source::File
     };
     let source = named.unwrap_or(likely);
-    if source == Source::Http {
-        section.note(Problem::not_yet(
-            section.at("source"),
-            "\"http\"",
-            Some("\"file\", \"etcd\""),
-        ));
-    }
     let path = document(&mut section, source).map(|path| folder.join(path));
-    let etcd = etcd(&mut section, source, folder);
-    for key in ["url", "token_file"] {
-        section.later(key, "the \"http\" feed", None);
-    }
+    let tls = Tls::read(&mut section, source, folder);
+    let etcd = etcd(&mut section, source, &tls, folder);
+    let http = http(&mut section, source, &tls, folder);
+    both(&section, "client_certificate", "client_key");
     let cache = section.path("cache", "the path of a file that the router writes");
     let cache = cache.map(|cache| folder.join(cache));
     if path.is_some() && path == cache {
@@ -96,7 +93,8 @@ pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
     section.finish();
     let source = match source {
         Source::Etcd => FeedSource::Etcd(etcd),
-        Source::File | Source::Http => FeedSource::File(path.unwrap_or_default()),
+        Source::Http => FeedSource::Http(http),
+        Source::File => FeedSource::File(path.unwrap_or_default()),
     };
     Feed {
         source,
@@ -114,33 +112,83 @@ fn document<'a>(section: &mut Section<'a>, source: Source) -> Option<&'a str> {
         ));
     }
     let path = section.path("path", "the path of the route document");
-    if source == Source::Etcd {
+    if source != Source::File {
         belongs_to(section, "path", "file");
     }
     path
 }
 
-fn etcd(section: &mut Section<'_>, source: Source, folder: &Path) -> EtcdFeedSettings {
+/// Whom to believe that he is the source, and how to prove who we are.
+struct Tls {
+    ca: Option<PathBuf>,
+    client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl Tls {
+    fn read(section: &mut Section<'_>, source: Source, folder: &Path) -> Self {
+        let mut path = |key: &'static str| {
+            let path = section.path(key, "the path of a PEM file");
+            path.map(|path| folder.join(path))
+        };
+        let ca = path("ca");
+        let (certificate, key) = (path("client_certificate"), path("client_key"));
+        if source == Source::File {
+            for key in ["ca", "client_certificate", "client_key"] {
+                belongs_to_network(section, key);
+            }
+        }
+        Self {
+            ca,
+            client_certificate: certificate.zip(key),
+        }
+    }
+}
+
+fn http(section: &mut Section<'_>, source: Source, tls: &Tls, folder: &Path) -> HttpFeedSettings {
+    let allowed = "the http or https URL of a route document";
+    let url = section.filled_string("url", allowed);
+    let mut settings = HttpFeedSettings::new(url.unwrap_or_default());
+    let token_file = section.path("token_file", "the path of a file with a bearer token");
+    settings.token_file = token_file.map(|path| folder.join(path));
+    settings.ca.clone_from(&tls.ca);
+    settings
+        .client_certificate
+        .clone_from(&tls.client_certificate);
+    if let Some(wait) = section.duration("wait") {
+        settings.wait = wait;
+    }
+    if source != Source::Http {
+        for key in ["url", "token_file", "wait"] {
+            belongs_to(section, key, "http");
+        }
+    } else if !section.has("url") {
+        section.note(Problem::new(section.at("url"), "is missing", allowed));
+    } else if url.is_some()
+        && let Err(error) = HttpFeed::new(settings.clone())
+    {
+        section.note(Problem::plain(section.at("url"), error.to_string()));
+    }
+    settings
+}
+
+fn etcd(section: &mut Section<'_>, source: Source, tls: &Tls, folder: &Path) -> EtcdFeedSettings {
     let mut settings = EtcdFeedSettings::new(endpoints(section));
     if let Some(prefix) = section.filled_string("prefix", "the beginning of the keys") {
         settings.prefix = prefix.to_owned();
     }
     let user = section.filled_string("user", "the name of a user of etcd");
-    let mut path =
-        |key: &'static str, allowed: &str| section.path(key, allowed).map(|path| folder.join(path));
-    let password_file = path("password_file", "the path of a file with the password");
-    settings.ca = path("ca", "the path of a PEM file");
-    let certificate = path("client_certificate", "the path of a PEM file");
-    let key = path("client_key", "the path of a PEM file");
+    let password_file = section.path("password_file", "the path of a file with the password");
     both(section, "user", "password_file");
-    both(section, "client_certificate", "client_key");
     settings.user = user
         .zip(password_file)
         .map(|(name, password_file)| EtcdUser {
             name: name.to_owned(),
-            password_file,
+            password_file: folder.join(password_file),
         });
-    settings.client_certificate = certificate.zip(key);
+    settings.ca.clone_from(&tls.ca);
+    settings
+        .client_certificate
+        .clone_from(&tls.client_certificate);
     if source == Source::Etcd {
         if let Err(error) = EtcdFeed::new(settings.clone()) {
             section.note(Problem::plain(section.at("endpoints"), error.to_string()));
@@ -176,6 +224,14 @@ fn belongs_to(section: &Section<'_>, key: &str, source: &str) {
     }
 }
 
+/// The same for a key that several sources know.
+fn belongs_to_network(section: &Section<'_>, key: &str) {
+    if section.has(key) {
+        let wrong = "is for source = \"http\" and source = \"etcd\" only";
+        section.note(Problem::plain(section.at(key), wrong));
+    }
+}
+
 /// Two keys of which neither says anything without the other.
 fn both(section: &Section<'_>, one: &str, other: &str) {
     for (there, missing) in [(one, other), (other, one)] {
@@ -186,12 +242,4 @@ fn both(section: &Section<'_>, one: &str, other: &str) {
     }
 }
 
-const OF_ETCD: [&str; 7] = [
-    "endpoints",
-    "prefix",
-    "user",
-    "password_file",
-    "ca",
-    "client_certificate",
-    "client_key",
-];
+const OF_ETCD: [&str; 4] = ["endpoints", "prefix", "user", "password_file"];

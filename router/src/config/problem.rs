@@ -39,15 +39,6 @@ impl Problem {
     pub(crate) fn of_file(wrong: impl Into<String>) -> Self {
         Self::plain("", wrong)
     }
-
-    /// A key or value that a later version of the router will understand.
-    pub(crate) fn not_yet(key: impl Into<String>, what: &str, allowed: Option<&str>) -> Self {
-        Self {
-            key: key.into(),
-            wrong: format!("{what} is not supported yet"),
-            allowed: allowed.map(str::to_owned),
-        }
-    }
 }
 
 impl fmt::Display for Problem {

@@ -248,13 +248,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A key that a later version will read: refused with that reason, and not as an unknown key.
-    pub(crate) fn later(&mut self, key: &'static str, what: &str, allowed: Option<&str>) {
-        if self.take(key).is_some() {
-            self.note(Problem::not_yet(self.at(key), what, allowed));
-        }
-    }
-
     /// Whether the key is there at all.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use router_core::feed::{EtcdFeedSettings, EtcdUser};
+use router_core::feed::{EtcdFeedSettings, EtcdUser, HttpFeedSettings};
 use router_core::model::hostname::Domain;
 use router_core::model::limits::Http2Limits;
 use router_core::tls::TlsVersion;
@@ -38,7 +38,6 @@ fn the_documented_file_names_every_key() {
     let reading = raw::Reading::default();
     checked::build(&reading, &table, Path::new(""));
     let (_, known) = reading.finish();
-    let later = ["feed.url", "feed.token_file"];
     let commented = [
         "listener[0].certificate",
         "listener[0].private_key",
@@ -48,6 +47,9 @@ fn the_documented_file_names_every_key() {
         "tls.ticket_keys",
         "feed.cache",
         "feed.router_id",
+        "feed.url",
+        "feed.token_file",
+        "feed.wait",
         "feed.endpoints",
         "feed.prefix",
         "feed.user",
@@ -57,7 +59,7 @@ fn the_documented_file_names_every_key() {
         "feed.client_key",
         "affinity.key",
     ];
-    for key in known.iter().filter(|key| !later.contains(&key.as_str())) {
+    for key in &known {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
         let section = section.trim_end_matches("[0]");
         let documented = match (section, table.get(section)) {
@@ -386,16 +388,62 @@ fn listener_and_feed_are_required() {
             "router.toml: feed.path: is missing; allowed: the path of the route document",
         ]
     );
-    let (_, problems) =
-        read("[listener]\naddress='127.0.0.1:1'\n[feed]\nsource='http'\nurl='http://x/'\n");
+    let (_, problems) = read("[listener]\naddress='127.0.0.1:1'\n[feed]\nsource='http'\n");
     assert_eq!(
         problems,
         [
             "router.toml: listener: has the wrong type (a table); allowed: an array of tables ([[listener]])",
-            "router.toml: feed.source: \"http\" is not supported yet; allowed: \"file\", \"etcd\"",
-            "router.toml: feed.url: the \"http\" feed is not supported yet",
+            "router.toml: feed.url: is missing; allowed: the http or https URL of a route document",
         ]
     );
+}
+
+#[test]
+fn routes_may_come_from_a_server() {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:8080\"\n";
+    let read = |feed: &str| {
+        let text = format!("{listener}[feed]\nsource = 'http'\n{feed}");
+        let loaded = parse(Path::new("/etc/router/router.toml"), &text);
+        (loaded.config.feed.clone(), loaded.problems())
+    };
+    let (feed, problems) = read(
+        "url = 'https://c.test/routes'\ntoken_file = 't'\nca = 'ca.pem'\nclient_certificate = 'c.crt'\n\
+         client_key = 'c.key'\nwait = '20s'\n",
+    );
+    assert_eq!(problems, Vec::<String>::new());
+    let wanted = HttpFeedSettings {
+        token_file: Some("/etc/router/t".into()),
+        ca: Some("/etc/router/ca.pem".into()),
+        client_certificate: Some(("/etc/router/c.crt".into(), "/etc/router/c.key".into())),
+        wait: Duration::from_secs(20),
+        ..HttpFeedSettings::new("https://c.test/routes")
+    };
+    assert_eq!(feed.source, FeedSource::Http(wanted));
+    assert_eq!(feed.document(), None);
+    for (feed, wanted) in [
+        (
+            "url = 'routes.json'",
+            "feed.url: \"routes.json\" is no http or https URL of a route document, such as https://control.example/v1/routes",
+        ),
+        (
+            "url = 'http://c.test'\npath = 'a'",
+            "feed.path: is for source = \"file\" only",
+        ),
+        (
+            "url = 'http://c.test'\nprefix = 'a'",
+            "feed.prefix: is for source = \"etcd\" only",
+        ),
+        (
+            "url = 'http://c.test'\nclient_key = 'a'",
+            "feed.client_certificate: is missing, but feed.client_key is there",
+        ),
+    ] {
+        let (_, problems) = read(feed);
+        assert_eq!(problems, [format!("/etc/router/router.toml: {wanted}")]);
+    }
+    let file = "[feed]\npath = 'r.json'\nurl = 'http://c.test'\nca = 'ca.pem'";
+    let (_, problems) = self::read(&format!("{listener}{file}"));
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }
 
 #[test]
