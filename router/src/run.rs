@@ -219,7 +219,7 @@ async fn live(
 fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
     let mut options = FeedOptions {
         cache: feed.cache.clone(),
-        ..FeedOptions::default()
+        ..feed.rules.options()
     };
     if let Some(id) = &feed.router_id {
         options.router_id.clone_from(id);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use router_core::feed::{EtcdFeed, EtcdFeedSettings, EtcdUser, HttpFeed, HttpFeedSettings};
 
+use super::feed_rules::{self, FeedRules};
 use super::problem::Problem;
 use super::raw::Section;
 
@@ -16,6 +17,8 @@ pub(crate) struct Feed {
     pub(crate) cache: Option<PathBuf>,
     /// What the router is called in acknowledgements; a random name for each start without it.
     pub(crate) router_id: Option<String>,
+    /// How far it is believed.
+    pub(crate) rules: FeedRules,
 }
 
 /// What brings routes.
@@ -35,6 +38,7 @@ impl Default for Feed {
             source: FeedSource::File(PathBuf::from("routes.json")),
             cache: None,
             router_id: None,
+            rules: FeedRules::default(),
         }
     }
 }
@@ -90,6 +94,7 @@ pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
         ));
     }
     let router_id = section.filled_string("router_id", "any name, another one for each router");
+    let rules = feed_rules::rules(&mut section);
     section.finish();
     let source = match source {
         Source::Etcd => FeedSource::Etcd(etcd),
@@ -100,6 +105,7 @@ pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
         source,
         cache,
         router_id: router_id.map(str::to_owned),
+        rules,
     }
 }
 

@@ -4,6 +4,7 @@
 mod acme;
 mod checked;
 mod feed;
+mod feed_rules;
 mod listener;
 mod problem;
 mod raw;

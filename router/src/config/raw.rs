@@ -180,6 +180,27 @@ impl<'a> Section<'a> {
         number
     }
 
+    /// A share from nothing to all, in thousandths.
+    pub(crate) fn share(&mut self, key: &'static str) -> Option<u16> {
+        let allowed = "a share from 0.0 to 1.0, such as 0.25";
+        let value = self.take(key)?;
+        let share = match value {
+            Value::Float(share) => *share,
+            Value::Integer(0) => 0.0,
+            Value::Integer(1) => 1.0,
+            other => {
+                self.mistyped(key, allowed, other);
+                return None;
+            }
+        };
+        if !(0.0..=1.0).contains(&share) {
+            let wrong = format!("{value} is out of range");
+            self.note(Problem::new(self.at(key), wrong, allowed));
+            return None;
+        }
+        Some((share * 1000.0).round() as u16)
+    }
+
     /// A length of time, from a millisecond to thirty days.
     pub(crate) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let allowed = "a duration such as \"30s\" or \"1500ms\", from 1ms to 30days";

@@ -3,13 +3,14 @@
 use std::fs;
 use std::time::Duration;
 
-use router_core::feed::{EtcdFeedSettings, EtcdUser, HttpFeedSettings};
+use router_core::feed::{EtcdFeedSettings, EtcdUser, FeedOptions, HttpFeedSettings};
 use router_core::model::hostname::Domain;
 use router_core::model::limits::Http2Limits;
 use router_core::tls::TlsVersion;
 
 use super::acme::Acme;
 use super::checked::Tls;
+use super::feed_rules::FeedRules;
 use super::listener::Https;
 use super::*;
 
@@ -46,6 +47,8 @@ fn the_documented_file_names_every_key() {
         "tls.certificates",
         "tls.ticket_keys",
         "feed.cache",
+        "feed.shrink_persists",
+        "feed.apply_jitter",
         "feed.router_id",
         "feed.url",
         "feed.token_file",
@@ -303,6 +306,10 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
         ("[acme]\ndomains=['a.test']",
          "acme.accept_terms: the authority gives no account to those who do not agree to its terms of service; allowed: true, \
           once you have read them".into()),
+        ("shrink_share=1.5", "feed.shrink_share: 1.5 is out of range; allowed: a share from 0.0 to 1.0, such as 0.25".into()),
+        ("shrink_share='0.5'",
+         "feed.shrink_share: has the wrong type (\"0.5\"); allowed: a share from 0.0 to 1.0, such as 0.25".into()),
+        ("feedback_relist='no'", "feed.feedback_relist: has the wrong type (\"no\"); allowed: true or false".into()),
         ("[acme]\naccept_terms=true", "acme: there is nothing to order: neither domains nor on_demand = true".into()),
         ("[acme]\naccept_terms=true\ndomains=['*.a.test']",
          "acme.domains[0]: \"*.a.test\" is a wildcard, which http-01 cannot prove; allowed: hostnames such as \
@@ -339,6 +346,37 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
     ] {
         assert_eq!(problems(more), [wanted], "{more}");
     }
+}
+
+#[test]
+fn the_rules_of_the_feed_are_settings() {
+    let (config, problems) = read(&format!(
+        "{LEAST}shrink_share=0.5\nshrink_persists='1h'\nrelist_every='5m'\nsilent_after='10s'\napply_jitter='3s'\n\
+         watchdog='1m'\nfeedback_relist=false\n"
+    ));
+    assert_eq!(problems, Vec::<String>::new());
+    let options = config.feed.rules.options();
+    let seconds = |duration: Duration| duration.as_secs();
+    assert_eq!(options.shrink_share, 0.5);
+    assert_eq!(options.shrink_persists.map(seconds), Some(3600));
+    assert_eq!(
+        [
+            options.relist_every,
+            options.silent_after,
+            options.apply_jitter,
+            options.watchdog
+        ]
+        .map(seconds),
+        [300, 10, 3, 60]
+    );
+    assert!(!options.feedback_relist);
+    // Those of the library.
+    let defaults = FeedRules::default().options();
+    let expected = FeedOptions {
+        router_id: defaults.router_id.clone(),
+        ..FeedOptions::default()
+    };
+    assert_eq!(defaults, expected);
 }
 
 #[test]
