@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
+use super::{FAILURE, USAGE};
 use crate::config::{self, Config};
 
 /// Where the running router is found.
@@ -51,27 +54,46 @@ pub(super) enum AskError {
     },
 }
 
+impl AskError {
+    /// What the process ends with.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::from(USAGE),
+            Self::Unreachable { .. } => FAILURE,
+        }
+    }
+}
+
 impl RunningRouter {
     /// Asks for a path of the admin endpoint.
     pub(super) fn ask(&self, path: &str) -> Result<Answer, AskError> {
         let address = self.address()?;
-        let unreachable = |why: String| AskError::Unreachable { address, why };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let asking = async { tokio::time::timeout(PATIENCE, get(address, path)).await };
-        let (status, body) = runtime
-            .map_err(|error| unreachable(error.to_string()))?
-            .block_on(asking)
-            .map_err(|_| unreachable(format!("no answer within {PATIENCE:?}")))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        let json = serde_json::from_slice(&body)
-            .map_err(|_| unreachable(format!("no JSON in the answer (status {status})")))?;
-        Ok(Answer {
-            status,
-            text: String::from_utf8_lossy(&body).into_owned(),
-            json,
-        })
+        runtime(address)?.block_on(ask(address, path))
+    }
+
+    /// Asks until the answer is `good`, be it that the router is not there yet; gives the last answer or error after
+    /// so long.
+    pub(super) fn ask_until(
+        &self,
+        path: &str,
+        good: impl Fn(&Answer) -> bool,
+        patience: Duration,
+    ) -> Result<Answer, AskError> {
+        let address = self.address()?;
+        let why = format!("no answer within {patience:?}");
+        let mut last = Err(AskError::Unreachable { address, why });
+        let asking = async {
+            loop {
+                last = ask(address, path).await;
+                if last.as_ref().is_ok_and(&good) {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        // Whether it was in time, can be seen from the answer.
+        drop(runtime(address)?.block_on(async { tokio::time::timeout(patience, asking).await }));
+        last
     }
 
     fn address(&self) -> Result<SocketAddr, AskError> {
@@ -89,6 +111,31 @@ impl RunningRouter {
             Err(AskError::Config(problems))
         }
     }
+}
+
+fn runtime(address: SocketAddr) -> Result<Runtime, AskError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(|error| AskError::Unreachable {
+        address,
+        why: error.to_string(),
+    })
+}
+
+async fn ask(address: SocketAddr, path: &str) -> Result<Answer, AskError> {
+    let unreachable = |why: String| AskError::Unreachable { address, why };
+    let (status, body) = tokio::time::timeout(PATIENCE, get(address, path))
+        .await
+        .map_err(|_| unreachable(format!("no answer within {PATIENCE:?}")))?
+        .map_err(|error| unreachable(error.to_string()))?;
+    let json = serde_json::from_slice(&body)
+        .map_err(|_| unreachable(format!("no JSON in the answer (status {status})")))?;
+    Ok(Answer {
+        status,
+        text: String::from_utf8_lossy(&body).into_owned(),
+        json,
+    })
 }
 
 /// Why one exchange with the admin endpoint failed.
@@ -120,3 +167,5 @@ async fn get(address: SocketAddr, path: &str) -> Result<(u16, Bytes), ExchangeEr
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two questions of somebody who waits.
+const AGAIN: Duration = Duration::from_millis(50);

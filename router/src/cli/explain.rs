@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use router_core::model::hostname::Domain;
 use serde_json::Value;
 
-use super::ask::{AskError, RunningRouter};
+use super::ask::RunningRouter;
 use super::table::lay_out;
-use super::{FAILURE, USAGE, complain, print};
+use super::{FAILURE, complain, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
@@ -27,11 +27,7 @@ impl Explain {
             Ok(answer) => answer,
             Err(error) => {
                 complain([error.to_string()]);
-                return if matches!(error, AskError::Config(_)) {
-                    ExitCode::from(USAGE)
-                } else {
-                    FAILURE
-                };
+                return error.exit_code();
             }
         };
         let routed = answer.json.get("routed").and_then(Value::as_bool);

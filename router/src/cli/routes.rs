@@ -1,34 +1,40 @@
 //! `router routes`: the route table of a running router, one row per dyno.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ask::{AskError, RunningRouter};
+use super::ask::{Answer, RunningRouter};
 use super::explain::{feed, shown};
 use super::table::lay_out;
-use super::{FAILURE, USAGE, complain, print};
+use super::{FAILURE, complain, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Routes {
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
+    /// Wait until this revision or a newer one is in force, and show how the feed stands
+    #[arg(long, value_name = "REVISION")]
+    wait: Option<u64>,
+    /// How long to wait, such as 500ms or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Duration,
     #[command(flatten)]
     router: RunningRouter,
 }
 
 impl Routes {
     pub(super) fn run(self) -> ExitCode {
+        if let Some(revision) = self.wait {
+            return self.wait_for(revision);
+        }
         let answer = match self.router.ask("/v1/routes") {
             Ok(answer) => answer,
             Err(error) => {
                 complain([error.to_string()]);
-                return if matches!(error, AskError::Config(_)) {
-                    ExitCode::from(USAGE)
-                } else {
-                    FAILURE
-                };
+                return error.exit_code();
             }
         };
         if answer.status != 200 {
@@ -42,7 +48,47 @@ impl Routes {
         });
         ExitCode::SUCCESS
     }
+
+    fn wait_for(&self, revision: u64) -> ExitCode {
+        let has_it = |answer: &Answer| {
+            answer.json["revision"]
+                .as_u64()
+                .is_some_and(|newest| newest >= revision)
+        };
+        let answer = match self.router.ask_until("/v1/feed", has_it, self.timeout) {
+            Ok(answer) => answer,
+            Err(error) => {
+                complain([error.to_string()]);
+                return error.exit_code();
+            }
+        };
+        if self.json {
+            print(&answer.text);
+        } else {
+            print(&feed(&answer.json));
+        }
+        // Whoever deploys one of these waits for what will not come.
+        let rejected = answer.json["rejected"].as_array();
+        complain(rejected.into_iter().flatten().map(|rejection| {
+            let (app, reason) = (shown(&rejection["app"]), shown(&rejection["reason"]));
+            format!("rejected: {app}: {reason}")
+        }));
+        if has_it(&answer) {
+            return ExitCode::SUCCESS;
+        }
+        let timeout = self.timeout;
+        complain([format!(
+            "revision {revision} is not in force after {timeout:?}"
+        )]);
+        if let Some(error) = answer.json["last_error"].as_str() {
+            complain([format!("the feed: {error}")]);
+        }
+        ExitCode::from(NOT_IN_TIME)
+    }
 }
+
+/// The router does not have the revision that was waited for.
+const NOT_IN_TIME: u8 = 2;
 
 fn readable(answer: &Value) -> String {
     let heading = [
