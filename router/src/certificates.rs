@@ -17,10 +17,10 @@ use crate::metrics::Held;
 
 /// The default certificates of the listeners.
 #[derive(Debug)]
-pub(crate) struct Defaults(Vec<Default>);
+pub(crate) struct Defaults(Vec<DefaultPair>);
 
 #[derive(Debug)]
-struct Default {
+struct DefaultPair {
     pair: Pair,
     certificate: Arc<DefaultCertificate>,
 }
@@ -50,7 +50,7 @@ impl Defaults {
             .filter_map(|listener| listener.https()?.default.as_ref());
         for pair in pairs {
             match DefaultCertificate::from_files(&pair.certificate, &pair.private_key) {
-                Ok(certificate) => defaults.push(Default {
+                Ok(certificate) => defaults.push(DefaultPair {
                     pair: pair.clone(),
                     certificate: Arc::new(certificate),
                 }),
@@ -79,9 +79,9 @@ pub(crate) fn check_folder(config: &Config) -> Vec<String> {
 }
 
 /// The files of the configuration while the router runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Watches {
-    defaults: Vec<(Default, FileWatch)>,
+    defaults: Vec<(DefaultPair, FileWatch)>,
     folder: Option<FolderHandle>,
     ticket_keys: Option<FileWatch>,
 }

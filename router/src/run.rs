@@ -1,6 +1,8 @@
 //! One life of the router: build, start, wait, drain. This is the one owner of everything that is started, and ends it
 //! from the outside in: readiness, listeners, requests, log.
 
+mod relay;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -10,12 +12,13 @@ use std::time::Duration;
 
 use router_core::acme::{self, AcmeHandle, AcmeSettingsError};
 use router_core::feed::{
-    self, EtcdFeed, EtcdFeedSettingsError, FeedHandle, FeedOptions, FileFeed, HttpFeed,
-    HttpFeedSettingsError,
+    self, EtcdFeed, EtcdFeedSettingsError, FeedHandle, FileFeed, HttpFeed, HttpFeedSettingsError,
+    PublishError,
 };
 use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +29,8 @@ use crate::config::{Config, Feed, FeedSource, Listener, Protocol};
 use crate::metrics::Metrics;
 use crate::observer::CompositeObserver;
 use crate::signals::Signals;
+
+pub(crate) use relay::relay;
 
 /// How a life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,9 @@ pub(crate) enum RunError {
     /// The settings make no feed.
     #[error("feed: {0}")]
     Http(#[from] HttpFeedSettingsError),
+    /// Routes cannot be passed on.
+    #[error("relay: {0}")]
+    Relay(#[from] PublishError),
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] StartError),
@@ -94,13 +102,7 @@ pub(crate) fn serve(mut config: Config, defaults: Defaults) -> Result<Ending, Ru
     limits.client_connections = limits.client_connections.min(descriptors_for_clients());
     let log = AccessLog::open(&config.access_log, workers).map_err(RunError::AccessLog)?;
     let (access_log, writer) = log.unzip();
-    // Beside the workers: two threads, so that a large route document being read holds up no health check.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(RunError::Runtime)?;
+    let runtime = control_runtime()?;
     let metrics = Arc::new(Metrics::new(workers));
     let router = build(
         &config,
@@ -118,7 +120,17 @@ pub(crate) fn serve(mut config: Config, defaults: Defaults) -> Result<Ending, Ru
     ending
 }
 
-fn build(
+/// Beside the workers: two threads, so that a large route document being read holds up no health check.
+pub(super) fn control_runtime() -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)
+}
+
+pub(super) fn build(
     config: &Config,
     workers: usize,
     observer: CompositeObserver,
@@ -149,6 +161,7 @@ async fn live(
         certificates,
         acme: OnceLock::new(),
         feed: follow(&config.feed, &router)?,
+        relay: OnceLock::new(),
         router: router.clone(),
         metrics,
         losses: writer.map(LogWriter::losses),
@@ -217,13 +230,7 @@ async fn live(
 
 /// Starts to keep the routes up to date.
 fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
-    let mut options = FeedOptions {
-        cache: feed.cache.clone(),
-        ..feed.rules.options()
-    };
-    if let Some(id) = &feed.router_id {
-        options.router_id.clone_from(id);
-    }
+    let options = feed.options();
     Ok(match &feed.source {
         FeedSource::File(path) => feed::start(router, FileFeed::new(path.clone()), options),
         FeedSource::Http(settings) => {
@@ -235,7 +242,7 @@ fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
     })
 }
 
-async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
+pub(super) async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
     let failed = |source| RunError::Admin { address, source };
     let listener = admin::bind(address).await.map_err(failed)?;
     tracing::info!(
@@ -247,7 +254,7 @@ async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunError> {
 
 /// Waits a moment for the routes that are there already, so that the first clients are not told that there are none, or
 /// what they were in an earlier life. It is no condition: without a route document the router listens all the same.
-async fn first_routes(state: &admin::State) {
+pub(super) async fn first_routes(state: &admin::State) {
     let answered = tokio::time::timeout(FIRST_ROUTES, state.feed.answered());
     if answered.await.is_err() {
         tracing::warn!("the feed has not answered yet; listening all the same");

@@ -5,7 +5,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use router_core::acme::{AcmeHandle, AcmeStatus};
-use router_core::feed::FeedStatus;
+use router_core::feed::{FeedStatus, PublishHandle, PublishStats};
 use router_core::{AppView, Explanation};
 use serde::Serialize;
 
@@ -35,7 +35,13 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<By
             METRICS,
             state.metrics.render(&state.present()),
         ),
-        "/v1/feed" => json(StatusCode::OK, &state.feed.status()),
+        "/v1/feed" => json(
+            StatusCode::OK,
+            &WholeFeed {
+                feed: state.feed.status(),
+                relay: state.relay.get().map(PublishHandle::stats),
+            },
+        ),
         "/v1/routes" => json(
             StatusCode::OK,
             &Routes {
@@ -153,6 +159,16 @@ impl AllCertificates {
             acme: state.acme.get().map(AcmeHandle::status),
         }
     }
+}
+
+/// All that there is to say of the feed.
+#[derive(Serialize)]
+struct WholeFeed {
+    #[serde(flatten)]
+    feed: FeedStatus,
+    /// Whom it is passed on to; left out by those that are no relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<PublishStats>,
 }
 
 /// The part of the feed's state that says how far to trust an answer.

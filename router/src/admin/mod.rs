@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use router_core::Router;
 use router_core::acme::AcmeHandle;
-use router_core::feed::FeedHandle;
+use router_core::feed::{FeedHandle, PublishHandle};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) acme: OnceLock<AcmeHandle>,
     /// Its source of routes.
     pub(crate) feed: FeedHandle,
+    /// Whom it passes routes on to, once it does; never if it is no relay.
+    pub(crate) relay: OnceLock<PublishHandle>,
     /// Its counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Its access log's losses; `None` if the log is off.
@@ -60,6 +62,7 @@ impl State {
         Present {
             stats: self.router.stats(),
             feed: self.feed.status(),
+            relay: self.relay.get().map(PublishHandle::stats),
             acme: self.acme.get().map(AcmeHandle::status),
             certificates: Certificates {
                 held: self.certificates.held(&self.router),

@@ -24,6 +24,8 @@ impl Check {
             problems.extend(loaded.in_file(wrong));
         }
         problems.extend(certificates::check_folder(&loaded.config));
+        let relay = loaded.config.relay.as_ref().and_then(config::check_relay);
+        problems.extend(loaded.in_file(relay.into_iter().collect()));
         let mut warnings = Vec::new();
         let mut summary = "ok: the routes come from elsewhere, and were not looked at".to_owned();
         if let Some(path) = loaded.route_document() {

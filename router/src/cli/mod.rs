@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod explain;
+mod relay;
 mod routes;
 mod serve;
 mod table;
@@ -27,11 +28,13 @@ struct Arguments {
 enum Command {
     /// Routes until SIGTERM or SIGINT, then drains. Exits with 0 after a clean drain, 3 if requests had to be cut
     Serve(serve::Serve),
+    /// Reads the routes and passes them on to other routers, which then need not ask the source themselves. Ends at SIGTERM or SIGINT
+    Relay(relay::Relay),
     /// Says everything that is wrong with a configuration and its route document. Exits with 0 if good, 64 if bad
     Check(check::Check),
     /// Asks a running router where a request would go, and why. Exits with 0 if routed, 2 if not
     Explain(explain::Explain),
-    /// Shows the routes of a running router
+    /// Shows the routes of a running router, or waits until it has a revision. Exits with 2 if it has not in time
     Routes(routes::Routes),
 }
 
@@ -67,6 +70,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Serve(command)) => command.run(),
+        Some(Command::Relay(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Explain(command)) => command.run(),
         Some(Command::Routes(command)) => command.run(),

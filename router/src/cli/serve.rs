@@ -26,6 +26,11 @@ impl Serve {
         let mut problems = loaded.problems();
         let defaults =
             Defaults::load(&loaded.config).map_err(|wrong| problems.extend(loaded.in_file(wrong)));
+        // Such a file is good for a relay.
+        if problems.is_empty() && loaded.config.listeners.is_empty() {
+            let wrong = "listener: is missing; allowed: at least one [[listener]] with an address";
+            problems.extend(loaded.in_file(vec![wrong.to_owned()]));
+        }
         let diagnostics = trace::start(self.log_level.as_deref());
         problems.extend(diagnostics.as_ref().err().cloned());
         let (Ok(defaults), true) = (defaults, problems.is_empty()) else {

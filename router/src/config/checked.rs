@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use router_core::feed::PublishSettings;
 use router_core::model::h1::field::is_token;
 use router_core::model::limits::{Http2Limits, Limits};
 use router_core::model::timeouts::Timeouts;
@@ -14,6 +15,7 @@ use super::feed::{self, Feed};
 use super::listener::{self, Listener};
 use super::problem::Problem;
 use super::raw::{Reading, Section};
+use super::relay;
 
 /// Everything the router is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) admin: SocketAddr,
     /// Where the routes come from.
     pub(crate) feed: Feed,
+    /// To whom `router relay` passes routes on; `None` without the table.
+    pub(crate) relay: Option<PublishSettings>,
     /// Where the access log goes, and its form.
     pub(crate) access_log: AccessLog,
     /// How long the router waits.
@@ -53,6 +57,7 @@ impl Default for Config {
             acme: None,
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             feed: Feed::default(),
+            relay: None,
             access_log: AccessLog {
                 target: LogTarget::Stdout,
                 format: LogFormat::Heroku,
@@ -118,6 +123,7 @@ pub(crate) fn build(reading: &Reading, table: &Table, folder: &Path) -> Config {
     config.tls = tls(root.section("tls"), folder);
     config.acme = acme::acme(&mut root, &config.listeners, folder);
     config.feed = feed::feed(root.section("feed"), folder);
+    config.relay = relay::relay(&mut root, config.admin, folder);
     access_log(root.section("access_log"), folder, &mut config.access_log);
     timeouts(root.section("timeouts"), &mut config.timeouts);
     limits(root.section("limits"), &mut config.limits);

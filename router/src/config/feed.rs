@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use router_core::feed::{EtcdFeed, EtcdFeedSettings, EtcdUser, HttpFeed, HttpFeedSettings};
+use router_core::feed::{
+    EtcdFeed, EtcdFeedSettings, EtcdUser, FeedOptions, HttpFeed, HttpFeedSettings,
+};
 
 use super::feed_rules::{self, FeedRules};
 use super::problem::Problem;
@@ -44,6 +46,16 @@ impl Default for Feed {
 }
 
 impl Feed {
+    /// The same for the library, all but the source.
+    pub(crate) fn options(&self) -> FeedOptions {
+        let mut options = self.rules.options();
+        options.cache.clone_from(&self.cache);
+        if let Some(id) = &self.router_id {
+            options.router_id.clone_from(id);
+        }
+        options
+    }
+
     /// The route document, if it is a file.
     pub(crate) fn document(&self) -> Option<&Path> {
         match &self.source {
@@ -84,7 +96,7 @@ pub(super) fn feed(mut section: Section<'_>, folder: &Path) -> Feed {
     let tls = Tls::read(&mut section, source, folder);
     let etcd = etcd(&mut section, source, &tls, folder);
     let http = http(&mut section, source, &tls, folder);
-    both(&section, "client_certificate", "client_key");
+    section.both("client_certificate", "client_key");
     let cache = section.path("cache", "the path of a file that the router writes");
     let cache = cache.map(|cache| folder.join(cache));
     if path.is_some() && path == cache {
@@ -184,7 +196,7 @@ fn etcd(section: &mut Section<'_>, source: Source, tls: &Tls, folder: &Path) -> 
     }
     let user = section.filled_string("user", "the name of a user of etcd");
     let password_file = section.path("password_file", "the path of a file with the password");
-    both(section, "user", "password_file");
+    section.both("user", "password_file");
     settings.user = user
         .zip(password_file)
         .map(|(name, password_file)| EtcdUser {
@@ -235,16 +247,6 @@ fn belongs_to_network(section: &Section<'_>, key: &str) {
     if section.has(key) {
         let wrong = "is for source = \"http\" and source = \"etcd\" only";
         section.note(Problem::plain(section.at(key), wrong));
-    }
-}
-
-/// Two keys of which neither says anything without the other.
-fn both(section: &Section<'_>, one: &str, other: &str) {
-    for (there, missing) in [(one, other), (other, one)] {
-        if section.has(there) && !section.has(missing) {
-            let wrong = format!("is missing, but {} is there", section.at(there));
-            section.note(Problem::plain(section.at(missing), wrong));
-        }
     }
 }
 

@@ -83,7 +83,8 @@ pub(super) fn listeners(root: &mut Section<'_>, admin: SocketAddr, folder: &Path
     let absent = !root.has("listener");
     let sections = root.sections("listener");
     let empty = sections.as_ref().is_some_and(Vec::is_empty);
-    if absent || empty {
+    // A relay serves no clients.
+    if (absent && !root.has("relay")) || empty {
         root.note(Problem::new(
             "listener",
             "is missing",

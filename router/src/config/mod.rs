@@ -8,6 +8,7 @@ mod feed_rules;
 mod listener;
 mod problem;
 mod raw;
+mod relay;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ pub(crate) use feed::{Feed, FeedSource};
 pub(crate) use listener::{Listener, Pair, Protocol};
 use problem::Problem;
 pub(crate) use raw::nearest;
+pub(crate) use relay::check as check_relay;
 
 /// The configuration as far as it could be read, and everything that is wrong with it.
 #[derive(Debug)]

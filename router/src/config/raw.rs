@@ -283,6 +283,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Notes it if one of two keys is there, of which neither says anything without the other.
+    pub(crate) fn both(&self, one: &str, other: &str) {
+        for (there, missing) in [(one, other), (other, one)] {
+            if self.has(there) && !self.has(missing) {
+                let wrong = format!("is missing, but {} is there", self.at(there));
+                self.note(Problem::plain(self.at(missing), wrong));
+            }
+        }
+    }
+
     /// Notes a problem.
     pub(crate) fn note(&self, problem: Problem) {
         self.reading.note(problem);

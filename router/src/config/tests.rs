@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use router_core::feed::{EtcdFeedSettings, EtcdUser, FeedOptions, HttpFeedSettings};
+use router_core::feed::{
+    EtcdFeedSettings, EtcdUser, FeedOptions, HttpFeedSettings, PublishSettings, PublishTls,
+};
 use router_core::model::hostname::Domain;
 use router_core::model::limits::Http2Limits;
 use router_core::tls::TlsVersion;
@@ -71,9 +73,10 @@ fn the_documented_file_names_every_key() {
             (_, Some(inner)) => inner.get(name).is_some(),
             (_, None) => false,
         };
-        let mentioned = (commented.contains(&key.as_str()) || section == "acme")
+        let mentioned = (commented.contains(&key.as_str()) || ["acme", "relay"].contains(&section))
             && DOCUMENTED.contains(&format!("# {name} = "))
-            || key == "acme" && DOCUMENTED.contains("\n# [acme]\n");
+            || ["acme", "relay"].contains(&key.as_str())
+                && DOCUMENTED.contains(&format!("\n# [{key}]\n"));
         assert!(
             documented || mentioned,
             "config/router.toml says nothing of {key}"
@@ -134,6 +137,39 @@ fn documented_values_of_acme_are_the_defaults() {
         ..Acme::default()
     };
     assert_eq!(config.acme, Some(wanted));
+}
+
+#[test]
+fn documented_values_of_a_relay_are_the_defaults() {
+    let (config, problems) = read(&uncommented("# [relay]", "# history = 67108864"));
+    assert_eq!(problems, Vec::<String>::new());
+    let wanted = PublishSettings {
+        token_file: Some("relay.tokens".into()),
+        tls: Some(PublishTls {
+            certificate: "relay.crt".into(),
+            private_key: "relay.key".into(),
+            client_ca: Some("routers-ca.pem".into()),
+        }),
+        ..PublishSettings::new("127.0.0.1:9091".parse().unwrap())
+    };
+    assert_eq!(config.relay, Some(wanted));
+}
+
+#[test]
+fn a_relay_needs_no_listener() {
+    let text = "[feed]\nsource='etcd'\nendpoints=['http://127.0.0.1:2379']\n[relay]\naddress='[::]:0'\n\
+                path='/routes'\nconnections=50\nhistory=70000\ntoken_file='tokens'\n";
+    let loaded = parse(Path::new("/etc/router/relay.toml"), text);
+    assert_eq!(loaded.problems(), Vec::<String>::new());
+    let wanted = PublishSettings {
+        path: "/routes".to_owned(),
+        connections: 50,
+        history: 70_000,
+        token_file: Some("/etc/router/tokens".into()),
+        ..PublishSettings::new("[::]:0".parse().unwrap())
+    };
+    assert_eq!(loaded.config.relay, Some(wanted));
+    assert_eq!(loaded.config.listeners, vec![]);
 }
 
 #[test]
@@ -310,6 +346,12 @@ fn each_problem_says_key_cause_and_what_is_allowed() {
         ("shrink_share='0.5'",
          "feed.shrink_share: has the wrong type (\"0.5\"); allowed: a share from 0.0 to 1.0, such as 0.25".into()),
         ("feedback_relist='no'", "feed.feedback_relist: has the wrong type (\"no\"); allowed: true or false".into()),
+        ("[relay]\npath='routes'",
+         "relay.path: \"routes\" is no path; it must begin with / and have neither a query nor /acks at its end".into()),
+        ("[relay]\naddress='127.0.0.1:9090'", "relay.address: 127.0.0.1:9090 is the admin address too".into()),
+        ("[relay]\nclient_ca='ca.pem'", "relay.certificate: is missing, but relay.client_ca is there".into()),
+        ("[relay]\ncertificate='a.crt'", "relay.private_key: is missing, but relay.certificate is there".into()),
+        ("[relay]\nconnections=1", "relay.connections: 1 is out of range; allowed: a whole number from 10 to 1000000".into()),
         ("[acme]\naccept_terms=true", "acme: there is nothing to order: neither domains nor on_demand = true".into()),
         ("[acme]\naccept_terms=true\ndomains=['*.a.test']",
          "acme.domains[0]: \"*.a.test\" is a wildcard, which http-01 cannot prove; allowed: hostnames such as \

@@ -6,6 +6,7 @@ mod certificates;
 mod connections;
 mod exposition;
 mod feed;
+mod relay;
 mod shard;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use std::fmt;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use router_core::acme::AcmeStatus;
-use router_core::feed::FeedStatus;
+use router_core::feed::{FeedStatus, PublishStats};
 use router_core::model::failure::Failure;
 use router_core::model::log_line::LogLine;
 use router_core::model::verdict;
@@ -44,6 +45,8 @@ pub(crate) struct Present {
     pub(crate) stats: Stats,
     /// The state of the feed.
     pub(crate) feed: FeedStatus,
+    /// Whom routes are passed on to, if this is a relay.
+    pub(crate) relay: Option<PublishStats>,
     /// The ordering of certificates, if there is any.
     pub(crate) acme: Option<AcmeStatus>,
     /// What may answer clients over TLS.
@@ -112,6 +115,9 @@ impl Metrics {
         }
         state(&mut out, present);
         feed::render(&mut out, &present.feed);
+        if let Some(relay) = &present.relay {
+            relay::render(&mut out, relay);
+        }
         out.families(self.process.collect());
         out.encode()
     }

@@ -10,7 +10,7 @@ use router_core::model::log_line::Protocol;
 use router_core::tls::{Certificate, TlsVersion};
 use router_testkit::TestCa;
 
-use router_core::feed::{CacheStatus, Relists};
+use router_core::feed::{CacheStatus, PublishStats, Relists};
 
 use super::*;
 
@@ -71,6 +71,12 @@ fn scrape_with(metrics: &Metrics, certificates: Certificates) -> String {
             }),
             ..FeedStatus::default()
         },
+        relay: Some(PublishStats {
+            lowest_revision: Some(40),
+            subscribers: 9,
+            behind: 1,
+            ..PublishStats::default()
+        }),
         acme: Some(AcmeStatus {
             per_hour: 50,
             budget_left: 47,
@@ -148,6 +154,9 @@ fn workers_are_added_up() {
         "router_feed_documents_total{result=\"refused\"} 1",
         "router_feed_heard_seconds 0.5",
         "router_feed_silent 1",
+        "router_relay_lowest_revision 40",
+        "router_relay_subscribers 9",
+        "router_relay_behind_total 1",
         "router_feed_withheld 0",
         "router_feed_stuck 0",
         "router_feed_gaps_total 4",

@@ -15,4 +15,5 @@ mod dyno;
 mod https;
 mod listeners;
 mod process;
+mod relay;
 mod serve;

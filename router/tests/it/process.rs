@@ -62,8 +62,17 @@ impl Place {
 
     /// Runs `router serve` until it listens.
     pub(crate) fn serve(&self) -> Running {
+        self.start("serve")
+    }
+
+    /// Runs `router relay` until it listens; [`Running::client`] is where routers call then.
+    pub(crate) fn relay(&self) -> Running {
+        self.start("relay")
+    }
+
+    fn start(&self, what: &str) -> Running {
         let mut child = command(self.folder.path())
-            .args(["serve", "--config", "router.toml"])
+            .args([what, "--config", "router.toml"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -88,7 +97,10 @@ impl Place {
             let text = running.line();
             if let Some((_, address)) = text.split_once("admin listening on ") {
                 running.admin = address.parse().unwrap();
-            } else if let Some((_, address)) = text.split_once("listening on ") {
+            } else if let Some((_, address)) = text
+                .split_once("listening on ")
+                .or_else(|| text.split_once("relaying on "))
+            {
                 running.client = address.parse().unwrap();
             }
         }

@@ -89,10 +89,8 @@ impl Publisher {
         silent: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Result<PublishHandle, PublishError> {
         let settings = &self.shared.settings;
-        let (path, address) = (&settings.path, settings.address);
-        if !path.starts_with('/') || path.contains(['?', '#']) || path.ends_with("/acks") {
-            return Err(PublishError::Path(path.clone()));
-        }
+        let address = settings.address;
+        settings.check_path()?;
         let tokens = settings.token_file.clone().map(Tokens::read).transpose();
         let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
         let failed = |source| PublishError::Listen { address, source };

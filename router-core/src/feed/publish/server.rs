@@ -34,6 +34,17 @@ pub(super) struct Tls {
 impl Tls {
     /// Reads the files. Must be called on a tokio runtime.
     pub(super) fn new(settings: &PublishTls) -> Result<Self, PublishError> {
+        let (config, certificate) = Self::read(settings)?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            _watch: certificate.watch(&settings.certificate, &settings.private_key),
+        })
+    }
+
+    /// Reads the files, and watches none of them.
+    pub(super) fn read(
+        settings: &PublishTls,
+    ) -> Result<(ServerConfig, Arc<DefaultCertificate>), PublishError> {
         let wrong = |error: &dyn std::fmt::Display| PublishError::Tls(error.to_string());
         let (chain, key) = (&settings.certificate, &settings.private_key);
         let certificate =
@@ -55,13 +66,9 @@ impl Tls {
                 builder.with_client_cert_verifier(verifier.map_err(|why| unusable(&why))?)
             }
         };
-        let watch = certificate.watch(chain, key);
-        let mut config = builder.with_cert_resolver(Arc::new(Current(certificate)));
+        let mut config = builder.with_cert_resolver(Arc::new(Current(Arc::clone(&certificate))));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            _watch: watch,
-        })
+        Ok((config, certificate))
     }
 }
 

@@ -4,6 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+
+use super::server::Tls;
+use super::tokens::Tokens;
+
 /// Where routes are published, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishSettings {
@@ -53,6 +58,27 @@ impl PublishSettings {
             document_time: Duration::from_mins(5),
         }
     }
+
+    /// Whether routes could be published so: the path can be asked for, and the files can be used.
+    ///
+    /// # Errors
+    /// [`PublishError`], but not for the address, which is not touched.
+    pub fn check(&self) -> Result<(), PublishError> {
+        self.check_path()?;
+        if let Some(path) = &self.token_file {
+            Tokens::read(path.clone()).map_err(PublishError::Tokens)?;
+        }
+        self.tls.as_ref().map(Tls::read).transpose()?;
+        Ok(())
+    }
+
+    pub(super) fn check_path(&self) -> Result<(), PublishError> {
+        let path = &self.path;
+        let good = path.starts_with('/') && !path.contains(['?', '#']) && !path.ends_with("/acks");
+        let good = good && path.parse::<Uri>().is_ok();
+        good.then_some(())
+            .ok_or_else(|| PublishError::Path(path.clone()))
+    }
 }
 
 /// Why routes cannot be published.
@@ -67,7 +93,7 @@ pub enum PublishError {
         source: std::io::Error,
     },
     /// The file of tokens cannot be used.
-    #[error("token_file: {0}")]
+    #[error("{0}")]
     Tokens(String),
     /// The certificate, its key or the authority of readers cannot be used.
     #[error("{0}")]
