@@ -93,7 +93,11 @@ fn check_app(app: &App) {
         );
     }
     let settings = &app.settings;
-    let limits = [settings.first_byte_timeout, settings.idle_timeout];
+    let limits = [
+        settings.first_byte_timeout,
+        settings.idle_timeout,
+        settings.expire_after,
+    ];
     assert!(
         limits.iter().flatten().all(|limit| !limit.is_zero()),
         "no time at all: {app:?}"

@@ -38,6 +38,7 @@ pub mod acme;
 pub mod feed;
 pub mod server;
 pub mod service;
+mod silence;
 pub mod tls;
 
 pub use observe::{Event, Observer, TlsFailure};

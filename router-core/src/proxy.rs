@@ -26,6 +26,7 @@ use crate::peer::Peer;
 use crate::pool::Lease;
 use crate::relay::{Ended, Fault, Plan, Relay, TunnelEnd, Upload, tunnel};
 use crate::respond;
+use crate::router::Shared;
 use crate::table::AppPermit;
 use crate::worker::{Counted, LocalRoute, Worker};
 
@@ -169,7 +170,7 @@ async fn serve<C: Client>(
     if exchange.route.app.settings.redirect_to_https && proto == "http" {
         return redirect(worker, client, head, admitted, exchange, upload).await;
     }
-    check_app(&exchange.route.app)?;
+    check_app(&worker.shared, &exchange.route.app)?;
     let speaks_h2 = exchange.route.app.settings.dyno_protocol.is_http2() && !admitted.upgrade;
     if speaks_h2 && !forward::fits_h2(head, admitted) {
         return Err(Failure::BadHeader.into());
@@ -328,8 +329,9 @@ async fn redirect<C: Client>(
     Ok(after(keep_alive, upload, client))
 }
 
-/// App states that stop a request before a dyno is chosen, in the order of spec §6.3 rows 4 to 8.
-pub(crate) fn check_app(app: &App) -> Result<(), Failure> {
+/// App states that stop a request before a dyno is chosen, in the order of spec §6.3 rows 4 to 8; and routes that the app
+/// calls too old.
+pub(crate) fn check_app(shared: &Shared, app: &App) -> Result<(), Failure> {
     if app.suspended.is_some() {
         Err(Failure::Suspended)
     } else if app.degraded {
@@ -340,6 +342,8 @@ pub(crate) fn check_app(app: &App) -> Result<(), Failure> {
         Err(Failure::BlankApp)
     } else if app.web_quantity() == 0 {
         Err(Failure::NoWebProcesses)
+    } else if shared.silence.expires(app) {
+        Err(Failure::Platform)
     } else {
         Ok(())
     }

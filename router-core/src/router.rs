@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::observe::{Observer, Silent};
+use crate::silence::Silence;
 use crate::table::RouteTable;
 use crate::tasks;
 use crate::tls::{CertificateStore, Challenges, TicketKeys, TlsConfigs};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsConfigs,
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) silence: Silence,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,
     drain_window_ms: AtomicU64,
@@ -115,6 +117,11 @@ impl Router {
     /// The route table.
     pub fn table(&self) -> &RouteTable {
         &self.shared.table
+    }
+
+    /// How long the source of the routes has been silent.
+    pub(crate) fn silence(&self) -> &Silence {
+        &self.shared.silence
     }
 
     /// The certificates that https listeners choose from by name.
@@ -307,6 +314,7 @@ impl RouterBuilder {
             observer: self.observer.unwrap_or_else(|| Arc::new(Silent)),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
+            silence: Silence::new(clock::now()),
             drain_window_ms: AtomicU64::new(0),
             connections: AtomicU64::new(0),
         });

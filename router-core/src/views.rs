@@ -19,7 +19,7 @@ use serde::{Serialize, Serializer};
 use crate::clock::{self, Instant};
 use crate::pool::Checkout;
 use crate::proxy;
-use crate::router::Router;
+use crate::router::{Router, Shared};
 use crate::table::Route;
 use crate::tls::{Certificate, CertificateView, Origin};
 
@@ -124,6 +124,9 @@ pub struct EffectiveSettings {
     /// Rolling idle time of a body or tunnel (H15, H28); `"55s"` in the JSON.
     #[serde(serialize_with = "duration_text")]
     pub idle_timeout: Duration,
+    /// How long old routes are good enough; for ever if `None`.
+    #[serde(serialize_with = "optional_duration_text")]
+    pub expire_after: Option<Duration>,
     /// Requests in flight per web dyno before H11.
     pub concurrent_requests_per_dyno: u32,
 }
@@ -147,10 +150,21 @@ impl EffectiveSettings {
             dyno_tls: settings.dyno_tls.clone(),
             first_byte_timeout: settings.first_byte_timeout.unwrap_or(timeouts.first_byte),
             idle_timeout: settings.idle_timeout.unwrap_or(timeouts.idle),
+            expire_after: settings.expire_after,
             concurrent_requests_per_dyno: settings
                 .concurrent_requests_per_dyno
                 .unwrap_or(limits.concurrent_requests_per_dyno),
         }
+    }
+}
+
+fn optional_duration_text<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => duration_text(duration, serializer),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -249,7 +263,7 @@ impl Router {
         // One moment for the whole answer: a quarantine that ends meanwhile must not make two halves disagree.
         let now = clock::now();
         self.sort_dynos(&route, &mut explanation, now);
-        explanation.reason = obstacle(&route, &explanation, now);
+        explanation.reason = obstacle(shared, &route, &explanation, now);
         explanation.routed = explanation.reason.is_none();
         explanation
     }
@@ -360,8 +374,13 @@ fn is_web(dyno: &str) -> bool {
 }
 
 /// What would stop a request, or what it would wait for, in the words of its error code.
-fn obstacle(route: &Route, explanation: &Explanation, now: Instant) -> Option<String> {
-    if let Err(failure) = proxy::check_app(&route.app) {
+fn obstacle(
+    shared: &Shared,
+    route: &Route,
+    explanation: &Explanation,
+    now: Instant,
+) -> Option<String> {
+    if let Err(failure) = proxy::check_app(shared, &route.app) {
         return Some(in_words(failure));
     }
     // With a candidate there is nothing to ask the pool, and asking would count as a choice for `round_robin`.
@@ -530,9 +549,9 @@ mod tests {
                 serde_json::json!({"first_byte_timeout": "30s", "idle_timeout": "1s 500ms", "concurrent_requests_per_dyno": 200}),
             ),
             (
-                serde_json::json!({"first_byte_timeout": "90s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3,
+                serde_json::json!({"first_byte_timeout": "90s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3, "expire_after": "1h",
                     "hash_key": {"header": "X-Tenant"}}),
-                serde_json::json!({"first_byte_timeout": "1m 30s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3}),
+                serde_json::json!({"first_byte_timeout": "1m 30s", "idle_timeout": "5s", "concurrent_requests_per_dyno": 3, "expire_after": "1h"}),
             ),
             (
                 serde_json::json!({"balancer": "consistent_hash", "hash_key": {"header": "X-Tenant"}}),

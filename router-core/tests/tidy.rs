@@ -33,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
     &["peer"],
     &["outgoing"],
     &["tls"],
-    &["observe", "tasks", "clock", "socket", "stall"],
+    &["observe", "tasks", "clock", "silence", "socket", "stall"],
 ];
 
 #[test]

@@ -207,7 +207,7 @@ impl Runner {
     /// Why the feed has to be asked for the whole document now.
     fn reason_to_ask(&mut self, now: Instant, position: Position) -> Option<Relist> {
         let due = self.schedule.due(now, fastrand::u32(..));
-        self.board.lock().status.silent = self.schedule.is_silent();
+        self.note_silence();
         if due == Some(Relist::Silence) {
             // Whoever is asked already does not answer.
             return due;
@@ -317,7 +317,14 @@ impl Runner {
         self.schedule.heard(now, news);
         let mut recorded = self.board.lock();
         recorded.heard_at = Some(now);
-        recorded.status.silent = false;
+        drop(recorded);
+        self.note_silence();
+    }
+
+    fn note_silence(&self) {
+        let since = self.schedule.silent_since();
+        self.board.lock().status.silent = since.is_some();
+        self.router.silence().set(since);
     }
 
     /// So that a fleet does not take up a bad update in the same second. A router that serves nothing, or old routes,

@@ -115,8 +115,9 @@ impl Schedule {
         due
     }
 
-    pub(super) fn is_silent(&self) -> bool {
-        self.silent
+    /// When the source was last heard of, if it is silent.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.silent.then_some(self.heard_at)
     }
 
     /// From when on unreachable dynos are a reason to ask.
@@ -204,10 +205,10 @@ mod tests {
         schedule.heard(start + seconds(10), false);
         assert_eq!(schedule.due(start + seconds(39), 0), None);
         assert_eq!(schedule.due(start + seconds(40), 0), Some(Relist::Silence));
-        assert!(schedule.is_silent());
+        assert!(schedule.silent_since().is_some());
         assert_eq!(schedule.due(start + seconds(100), 0), None);
         schedule.heard(start + seconds(110), false);
-        assert!(!schedule.is_silent());
+        assert_eq!(schedule.silent_since(), None);
         assert_eq!(schedule.due(start + seconds(140), 0), Some(Relist::Silence));
         let mut without = self::schedule(false, start);
         assert_eq!(without.due(start + seconds(300), 0), None);

@@ -256,7 +256,7 @@ pub(super) fn refresh(
         if route.app.name != exchange.route.app.name {
             return Err(Failure::NoSuchApp);
         }
-        check_app(&route.app)?;
+        check_app(&worker.shared, &route.app)?;
         exchange.route = route;
     }
     Ok(!same)

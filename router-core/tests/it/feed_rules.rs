@@ -11,7 +11,7 @@ use router_testkit::{AppDoc, FakeDyno, RouteDoc, ServingDyno};
 use serde_json::json;
 
 use crate::scripted::Scripted;
-use crate::world::{World, assert_served, get, ok, shop};
+use crate::world::{World, assert_failed, assert_served, get, ok, shop};
 
 fn router() -> Router {
     Router::builder().workers(1).build().unwrap()
@@ -338,6 +338,52 @@ async fn rule_07_staleness_is_told_and_stale_routes_are_served() {
         .await;
     source.told(7).await;
     source.feed.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_07_an_app_may_have_its_routes_expire() {
+    let router = router();
+    let source = Scripted::start_with_heartbeat(&router, FeedOptions::default());
+    let hour = app("hour", 1).setting("expire_after", "1h");
+    source.whole(1, &[hour, app("ever", 1)]);
+    source.at_revision(1).await;
+    let reason = |name: &str| router.explain(&format!("{name}.test"), "/").reason;
+    let expired = Some("H99 Platform error".to_owned());
+    tokio::time::sleep(Duration::from_secs(3590)).await;
+    assert!(source.status().silent);
+    assert_eq!((reason("hour"), reason("ever")), (None, None));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((reason("hour"), reason("ever")), (expired, None));
+    // One word is enough; nothing was forgotten.
+    source.alive(None);
+    source
+        .until("it speaks again", |status| !status.silent)
+        .await;
+    assert_eq!(reason("hour"), None);
+    source.feed.stop().await;
+}
+
+#[tokio::test]
+async fn rule_07_requests_of_an_expired_app_are_h99() {
+    let world = World::start();
+    let options = FeedOptions {
+        silent_after: Duration::from_millis(50),
+        ..FeedOptions::default()
+    };
+    let source = Scripted::start_with_heartbeat(&world.router, options);
+    let dyno = dyno_of("first").await;
+    let shop = shop().web(1, dyno.address()).setting("expire_after", "1ms");
+    source.whole(1, &[shop]);
+    source
+        .until("it is silent", |status| {
+            status.silent && status.revision == Some(1)
+        })
+        .await;
+    let mut client = world.client().await;
+    assert_eq!(client.exchange(get("/")).await.status, 503);
+    assert_failed(&world.log.next().await, "H99", 503);
+    source.feed.stop().await;
+    world.finish().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,9 +51,8 @@ impl Routes {
 
     fn wait_for(&self, revision: u64) -> ExitCode {
         let has_it = |answer: &Answer| {
-            answer.json["revision"]
-                .as_u64()
-                .is_some_and(|newest| newest >= revision)
+            let newest = answer.json.get("revision").and_then(Value::as_u64);
+            newest.is_some_and(|newest| newest >= revision)
         };
         let answer = match self.router.ask_until("/v1/feed", has_it, self.timeout) {
             Ok(answer) => answer,
@@ -68,10 +67,10 @@ impl Routes {
             print(&feed(&answer.json));
         }
         // Whoever deploys one of these waits for what will not come.
-        let rejected = answer.json["rejected"].as_array();
+        let rejected = answer.json.get("rejected").and_then(Value::as_array);
         complain(rejected.into_iter().flatten().map(|rejection| {
-            let (app, reason) = (shown(&rejection["app"]), shown(&rejection["reason"]));
-            format!("rejected: {app}: {reason}")
+            let part = |key| rejection.get(key).map(shown).unwrap_or_default();
+            format!("rejected: {}: {}", part("app"), part("reason"))
         }));
         if has_it(&answer) {
             return ExitCode::SUCCESS;
@@ -80,7 +79,7 @@ impl Routes {
         complain([format!(
             "revision {revision} is not in force after {timeout:?}"
         )]);
-        if let Some(error) = answer.json["last_error"].as_str() {
+        if let Some(error) = answer.json.get("last_error").and_then(Value::as_str) {
             complain([format!("the feed: {error}")]);
         }
         ExitCode::from(NOT_IN_TIME)

@@ -99,6 +99,7 @@ const SETTINGS: &[&str] = &[
     "http2",
     "first_byte_timeout",
     "idle_timeout",
+    "expire_after",
     "concurrent_requests_per_dyno",
 ];
 /// What may stand among an app's settings or beside its name.

@@ -321,6 +321,7 @@ fn own_settings(fields: &mut Fields<'_, '_>, settings: &mut Settings) {
     settings.http2 = fields.flag("http2", settings.http2);
     settings.first_byte_timeout = duration(fields, "first_byte_timeout");
     settings.idle_timeout = duration(fields, "idle_timeout");
+    settings.expire_after = duration(fields, "expire_after");
     settings.concurrent_requests_per_dyno = request_limit(fields, "concurrent_requests_per_dyno");
 }
 

@@ -136,7 +136,7 @@ fn an_app_written_as_a_document_reads_as_the_same_app() {
         json!({"dyno_tls": {"verify": "/etc/ca.pem", "identity": "a.test"}, "dyno_protocol": "h2"}),
         json!({"dyno_tls": {"verify": "none", "identity": "none"}, "http2": false}),
         json!({"hash_key": {"cookie": "Sid"}, "balancer": "consistent_hash", "session_affinity": true}),
-        json!({"first_byte_timeout": "1500ms", "idle_timeout": "1h 2m", "concurrent_requests_per_dyno": 7}),
+        json!({"first_byte_timeout": "1500ms", "idle_timeout": "1h 2m", "expire_after": "1day", "concurrent_requests_per_dyno": 7}),
         json!({"error_page_url": "//a.test/", "end_to_end_continue": true, "dyno_keepalive": false}),
     ] {
         apps.push(accepted(app_with("/settings", Some(settings))));
@@ -286,6 +286,7 @@ fn one_wrong_field_rejects_the_app_with_field_value_and_what_is_allowed() {
         ("/settings/http2", Some(json!(1)), "settings.http2: 1, must be true or false".to_owned()),
         ("/settings/session_affinity", Some(json!("on")), "settings.session_affinity: \"on\", must be true or false".to_owned()),
         ("/settings/first_byte_timeout", Some(json!(30)), format!("settings.first_byte_timeout: 30, {duration}")),
+        ("/settings/expire_after", Some(json!(30)), format!("settings.expire_after: 30, {duration}")),
         ("/settings/first_byte_timeout", Some(json!("30")), format!("settings.first_byte_timeout: \"30\", {duration}")),
         ("/settings/idle_timeout", Some(json!("0s")), format!("settings.idle_timeout: \"0s\", {duration}")),
         ("/settings/idle_timeout", Some(json!("2years")), format!("settings.idle_timeout: \"2years\", {duration}")),
