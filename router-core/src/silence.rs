@@ -1,4 +1,5 @@
-//! How long the source of the routes has been silent: for apps that would rather not be served than by old routes.
+//! For how long nothing is known of what the source of the routes would say: for apps that would rather not be served than
+//! by old routes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,12 +8,12 @@ use router_model::app::App;
 
 use crate::clock::{self, Instant};
 
-/// Since when the source is silent. Written by the feed once as it falls silent and once as it speaks again; read by the
-/// requests of apps that want to know, which are few.
+/// Since when the source is silent, or cannot be asked. Written by the feed; read by the requests of apps that want to
+/// know, which are few.
 #[derive(Debug)]
 pub(crate) struct Silence {
     epoch: Instant,
-    /// Milliseconds from the epoch to the last word, plus one; 0 while the source is heard of.
+    /// Milliseconds from the epoch to then, plus one; 0 while the source is heard of.
     since: AtomicU64,
 }
 
@@ -24,9 +25,9 @@ impl Silence {
         }
     }
 
-    /// The source is silent, and its last word came then; or it is not.
-    pub(crate) fn set(&self, last_word: Option<Instant>) {
-        let since = last_word.map_or(0, |at| 1 + self.millis(at));
+    /// Nothing has been heard of the source since then; or it is well.
+    pub(crate) fn set(&self, unheard_since: Option<Instant>) {
+        let since = unheard_since.map_or(0, |at| 1 + self.millis(at));
         self.since.store(since, Ordering::Relaxed);
     }
 

@@ -52,8 +52,8 @@ pub struct Settings {
     /// Rolling idle time of a body or tunnel (H15, H28); the router's default if `None`.
     #[serde(serialize_with = "duration_text")]
     pub idle_timeout: Option<Duration>,
-    /// How long the app is served by old routes while their source, one that has a heartbeat, is silent: then H99 until
-    /// it speaks again. For ever if `None`.
+    /// How long the app is served by old routes while their source is silent or cannot be asked: then H99 until it
+    /// speaks again. For ever if `None`.
     #[serde(serialize_with = "duration_text")]
     pub expire_after: Option<Duration>,
     /// Requests in flight per web dyno before H11; the router's default if `None`, never zero.

@@ -147,6 +147,8 @@ impl Runner {
                 Wake::Failed(error) => {
                     self.board.refuse(error.to_string());
                     self.board.answered.send_replace(true);
+                    self.schedule.failed(clock::now());
+                    self.note_silence();
                     // Only a feed that fails at once is held back; one that waited for a change must not be late with
                     // the next.
                     self.hold_until = asked + self.errors.next(fastrand::u32(..));
@@ -322,9 +324,8 @@ impl Runner {
     }
 
     fn note_silence(&self) {
-        let since = self.schedule.silent_since();
-        self.board.lock().status.silent = since.is_some();
-        self.router.silence().set(since);
+        self.board.lock().status.silent = self.schedule.is_silent();
+        self.router.silence().set(self.schedule.unheard_since());
     }
 
     /// So that a fleet does not take up a bad update in the same second. A router that serves nothing, or old routes,

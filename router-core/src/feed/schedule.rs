@@ -19,6 +19,8 @@ pub(super) struct Schedule {
     /// When a document or a change has come last: heartbeats say nothing of an app whose dynos do not answer.
     news_at: Instant,
     silent: bool,
+    /// Since when asking the source gives nothing but errors.
+    failing_since: Option<Instant>,
     feedback: bool,
     /// When unreachable dynos were the reason to ask the last time, and when the cache was.
     feedback_at: Option<Instant>,
@@ -47,6 +49,7 @@ impl Schedule {
             heard_at: now,
             news_at: now,
             silent: false,
+            failing_since: None,
             feedback: options.feedback_relist,
             feedback_at: None,
             cache_at: None,
@@ -78,9 +81,15 @@ impl Schedule {
     pub(super) fn heard(&mut self, now: Instant, news: bool) {
         self.heard_at = now;
         self.silent = false;
+        self.failing_since = None;
         if news {
             self.news_at = now;
         }
+    }
+
+    /// The source could not be asked.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.failing_since.get_or_insert(now);
     }
 
     /// Why the whole document is to be asked for now, if it is.
@@ -115,9 +124,16 @@ impl Schedule {
         due
     }
 
-    /// When the source was last heard of, if it is silent.
-    pub(super) fn silent_since(&self) -> Option<Instant> {
-        self.silent.then_some(self.heard_at)
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Since when nothing is known of what the source would say: it is silent, or cannot be asked.
+    pub(super) fn unheard_since(&self) -> Option<Instant> {
+        match self.silent {
+            true => Some(self.heard_at),
+            false => self.failing_since,
+        }
     }
 
     /// From when on unreachable dynos are a reason to ask.
@@ -205,10 +221,10 @@ mod tests {
         schedule.heard(start + seconds(10), false);
         assert_eq!(schedule.due(start + seconds(39), 0), None);
         assert_eq!(schedule.due(start + seconds(40), 0), Some(Relist::Silence));
-        assert!(schedule.silent_since().is_some());
+        assert!(schedule.is_silent());
         assert_eq!(schedule.due(start + seconds(100), 0), None);
         schedule.heard(start + seconds(110), false);
-        assert_eq!(schedule.silent_since(), None);
+        assert!(!schedule.is_silent());
         assert_eq!(schedule.due(start + seconds(140), 0), Some(Relist::Silence));
         let mut without = self::schedule(false, start);
         assert_eq!(without.due(start + seconds(300), 0), None);

@@ -361,6 +361,21 @@ async fn rule_07_an_app_may_have_its_routes_expire() {
         .await;
     assert_eq!(reason("hour"), None);
     source.feed.stop().await;
+
+    // A source without a heartbeat may say nothing for long, but not be out of reach.
+    let router = self::router();
+    let source = Scripted::start(&router, FeedOptions::default());
+    let reason = || router.explain("hour.test", "/").reason;
+    source.whole(1, &[app("hour", 1).setting("expire_after", "1h")]);
+    source.at_revision(1).await;
+    tokio::time::sleep(Duration::from_secs(7200)).await;
+    assert_eq!(reason(), None);
+    source.fail("no route to host");
+    tokio::time::sleep(Duration::from_secs(3590)).await;
+    assert_eq!(reason(), None);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(reason().is_some());
+    source.feed.stop().await;
 }
 
 #[tokio::test]

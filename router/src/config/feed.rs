@@ -172,11 +172,21 @@ fn http(section: &mut Section<'_>, source: Source, tls: &Tls, folder: &Path) -> 
     settings
         .client_certificate
         .clone_from(&tls.client_certificate);
-    if let Some(wait) = section.duration("wait") {
-        settings.wait = wait;
+    for (key, value) in [
+        ("wait", &mut settings.wait),
+        ("poll", &mut settings.poll),
+        ("document_time", &mut settings.document_time),
+    ] {
+        if let Some(duration) = section.duration(key) {
+            *value = duration;
+        }
+    }
+    let longest = section.integer("longest_document", 1024..=1 << 40);
+    if let Some(longest) = longest.and_then(|longest| usize::try_from(longest).ok()) {
+        settings.longest_document = longest;
     }
     if source != Source::Http {
-        for key in ["url", "token_file", "wait"] {
+        for key in OF_HTTP {
             belongs_to(section, key, "http");
         }
     } else if !section.has("url") {
@@ -250,4 +260,12 @@ fn belongs_to_network(section: &Section<'_>, key: &str) {
     }
 }
 
+const OF_HTTP: [&str; 6] = [
+    "url",
+    "token_file",
+    "wait",
+    "poll",
+    "document_time",
+    "longest_document",
+];
 const OF_ETCD: [&str; 4] = ["endpoints", "prefix", "user", "password_file"];

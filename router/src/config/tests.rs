@@ -55,6 +55,9 @@ fn the_documented_file_names_every_key() {
         "feed.url",
         "feed.token_file",
         "feed.wait",
+        "feed.poll",
+        "feed.longest_document",
+        "feed.document_time",
         "feed.endpoints",
         "feed.prefix",
         "feed.user",
@@ -488,7 +491,7 @@ fn routes_may_come_from_a_server() {
     };
     let (feed, problems) = read(
         "url = 'https://c.test/routes'\ntoken_file = 't'\nca = 'ca.pem'\nclient_certificate = 'c.crt'\n\
-         client_key = 'c.key'\nwait = '20s'\n",
+         client_key = 'c.key'\nwait = '20s'\npoll = '1s'\ndocument_time = '1m'\nlongest_document = 4096\n",
     );
     assert_eq!(problems, Vec::<String>::new());
     let wanted = HttpFeedSettings {
@@ -496,6 +499,9 @@ fn routes_may_come_from_a_server() {
         ca: Some("/etc/router/ca.pem".into()),
         client_certificate: Some(("/etc/router/c.crt".into(), "/etc/router/c.key".into())),
         wait: Duration::from_secs(20),
+        poll: Duration::from_secs(1),
+        document_time: Duration::from_mins(1),
+        longest_document: 4096,
         ..HttpFeedSettings::new("https://c.test/routes")
     };
     assert_eq!(feed.source, FeedSource::Http(wanted));
