@@ -69,14 +69,15 @@ impl Follower {
     }
 
     async fn until(&mut self, what: &str, mut reached: impl FnMut(&Self) -> bool) {
-        let waited = tokio::time::timeout(DEADLINE, async {
+        // A pause after failures, a start of etcd that takes its time, and a read that it forgets meanwhile may add up.
+        let waited = tokio::time::timeout(3 * DEADLINE, async {
             while !reached(self) {
                 self.step().await;
             }
         });
         if waited.await.is_err() {
             panic!(
-                "not within {DEADLINE:?}: {what}; it has {:?}, {:?}",
+                "not in time: {what}; it has {:?}, {:?}",
                 self.apps, self.errors
             );
         }

@@ -321,6 +321,6 @@ const MOST_LISTINGS: usize = 3;
 /// Between two listings for the sake of a router that does not take what it is told, or ten times what one takes.
 const LIST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// An endpoint that was good for so long counts as good.
 const LASTING: Duration = Duration::from_secs(5);
