@@ -48,6 +48,11 @@ impl Client {
     /// Sends a request and waits for whatever answer there is.
     pub fn status(&mut self) -> u16 {
         self.send();
+        self.answer()
+    }
+
+    /// Waits for whatever answer there is, and gives its status.
+    pub fn answer(&mut self) -> u16 {
         self.answer.resize(4096, 0);
         let read = self.stream.read(&mut self.answer).unwrap();
         self.answer.truncate(read);

@@ -16,7 +16,8 @@ const SWITCHED: &[u8] =
 /// Starts a dyno that serves until the process ends.
 pub fn start() -> SocketAddr {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("dyno".to_owned());
+    let run = move || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -29,7 +30,8 @@ pub fn start() -> SocketAddr {
                     tokio::spawn(serve(stream));
                 }
             });
-    });
+    };
+    thread.spawn(run).unwrap();
     receiver.recv().unwrap()
 }
 

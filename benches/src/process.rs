@@ -99,11 +99,60 @@ impl Drop for RouterProcess {
 
 /// The resident memory in bytes of a process, by ID or `self`.
 pub fn rss(process: &str) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+/// The most memory that a process ever had.
+pub fn peak(process: &str) -> u64 {
+    status_bytes(process, "VmHWM:")
+}
+
+fn status_bytes(process: &str, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("a VmRSS line");
+        .find_map(|line| line.strip_prefix(key))
+        .expect("a line of this name");
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     kilobytes * 1024
+}
+
+/// The processor time of a process so far.
+pub fn cpu(process: &str) -> Duration {
+    const TICKS_A_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
+}
+
+/// Threads of this process: all there are, by their name.
+fn threads() -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = std::fs::read_to_string(path.join("comm")).ok()?;
+            let id = path.file_name()?.to_str()?.to_owned();
+            Some((name.trim().to_owned(), id))
+        })
+        .collect()
+}
+
+/// Keeps the threads with these names on the first core, and all others, as well as those that they start later, on the
+/// second one. Says whether it could.
+pub fn pin_apart(names: &[&str]) -> bool {
+    let threads = threads();
+    let pinned = threads.iter().filter(|(name, id)| {
+        let first = names.iter().any(|wanted| name.starts_with(wanted));
+        let core = if first { "0" } else { "1" };
+        let set = Command::new("taskset").args(["-cp", core, id]).output();
+        set.is_ok_and(|set| set.status.success())
+    });
+    pinned.count() == threads.len()
 }
