@@ -143,17 +143,13 @@ impl Router {
     pub fn stats(&self) -> Stats {
         let now = clock::now();
         let table = &self.shared.table;
-        let quarantined = table
-            .routes()
-            .iter()
-            .map(|route| {
-                route
-                    .pool
-                    .all()
-                    .filter(|dyno| dyno.quarantined_for(now).is_some())
-                    .count()
-            })
-            .sum::<usize>();
+        let mut quarantined = 0;
+        table.for_each_route(|route| {
+            let dynos = route.pool.all();
+            quarantined += dynos
+                .filter(|dyno| dyno.quarantined_for(now).is_some())
+                .count();
+        });
         let sum = |gauge: fn(&Worker) -> u64| self.all_workers().map(|worker| gauge(worker)).sum();
         Stats {
             client_connections: self.shared.client_connections(),

@@ -331,6 +331,14 @@ impl RouteTable {
         routes
     }
 
+    /// Looks at every route, in no order and without a copy of anything. A part of the table cannot change meanwhile: for
+    /// quick looks only.
+    pub(crate) fn for_each_route(&self, mut look: impl FnMut(&Route)) {
+        for entry in &self.apps {
+            look(&entry.route.load());
+        }
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
