@@ -353,13 +353,15 @@ impl RouteTable {
         let mut replaced = Vec::new();
         for app in &plan.upsert {
             let old = self.app(&app.name);
+            // The keys of its domains stay, and so do their texts.
+            let app = match &old {
+                Some(old) => &Arc::new(app.sharing_texts(&old.app)),
+                None => app,
+            };
             let route = Arc::new(Route::new(app, old.as_deref(), authorities, self.epoch));
             let entry = self.put(&route);
             for domain in &app.domains {
-                let key = DomainKey(domain.clone());
-                if self.domains.insert(key, Arc::clone(&entry)).is_none() {
-                    self.domain_count.fetch_add(1, Ordering::Relaxed);
-                }
+                self.point(domain, &entry);
             }
             self.with_authority_files
                 .fetch_add(usize::from(names_a_file(app)), Ordering::Relaxed);
@@ -417,6 +419,18 @@ impl RouteTable {
             .insert(Arc::clone(&route.app.name), Arc::clone(&entry));
         self.app_count.fetch_add(1, Ordering::Relaxed);
         entry
+    }
+
+    /// Has an app answer for a domain. Most changes leave an app its domains: nobody is to wait for a lock then.
+    fn point(&self, domain: &Domain, entry: &Arc<Entry>) {
+        let held = self.domains.get(domain.key());
+        if held.is_some_and(|held| Arc::ptr_eq(&held, entry)) {
+            return;
+        }
+        let key = DomainKey(domain.clone());
+        if self.domains.insert(key, Arc::clone(entry)).is_none() {
+            self.domain_count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes away the domains that an app does not claim any more, unless another app holds them by now.

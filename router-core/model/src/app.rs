@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use serde::Serialize;
 
 use crate::hostname::Domain;
@@ -76,6 +77,29 @@ impl App {
             app
         };
         ordered(self) == ordered(other)
+    }
+
+    /// The same app, with the texts of an earlier version wherever both say the same: others hold those already, so that
+    /// nothing is kept twice.
+    #[must_use]
+    pub fn sharing_texts(&self, old: &Self) -> Self {
+        let mut app = self.clone();
+        if app.name == old.name {
+            app.name = Arc::clone(&old.name);
+        }
+        let known: HashSet<&Domain> = old.domains.iter().collect();
+        for domain in &mut app.domains {
+            if let Some(known) = known.get(domain) {
+                domain.clone_from(known);
+            }
+        }
+        let known: HashSet<&DynoName> = old.dynos.iter().map(|dyno| &dyno.name).collect();
+        for dyno in &mut app.dynos {
+            if let Some(known) = known.get(&dyno.name) {
+                dyno.name.clone_from(known);
+            }
+        }
+        app
     }
 
     /// The dynos of process type `web`, the only ones that ever get a request.

@@ -63,6 +63,31 @@ fn exact_beats_wildcard_and_a_wildcard_is_one_label() {
 }
 
 #[test]
+fn a_new_version_keeps_no_text_twice() {
+    let table = RouteTable::new();
+    let put = |revision, domains: &[&str]| {
+        let apps = serde_json::json!([app("a", domains)]);
+        table.apply(&snapshot(revision, apps, true)).unwrap();
+        let routed: Vec<_> = table
+            .domains()
+            .iter()
+            .map(|domain| domain.as_str().as_ptr())
+            .collect();
+        (table.app("a").unwrap(), routed)
+    };
+    let (old, _) = put(1, &["one.test", "two.test", "gone.test"]);
+    let (new, routed) = put(2, &["three.test", "two.test", "one.test"]);
+    assert!(std::ptr::eq(&*old.app.name, &*new.app.name));
+    let (was, is) = (&old.app.dynos[0].name, &new.app.dynos[0].name);
+    assert!(std::ptr::eq(was.as_str(), is.as_str()));
+    assert_eq!(routed.len(), 3);
+    for domain in &new.app.domains {
+        assert!(routed.contains(&domain.as_str().as_ptr()), "{domain}");
+    }
+    assert_eq!(table.domain_count(), 3);
+}
+
+#[test]
 fn domains_move_and_go_with_their_apps() {
     let table = RouteTable::new();
     table
