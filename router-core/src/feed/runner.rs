@@ -255,6 +255,7 @@ impl Runner {
     }
 
     async fn update(&mut self, update: Update, position: Position, asked: Instant) {
+        let waited = clock::now().saturating_duration_since(asked.max(self.hold_until));
         let news = !matches!(update, Update::Alive { .. });
         self.heard(news);
         if news {
@@ -288,6 +289,7 @@ impl Runner {
                     "routes applied"
                 );
                 self.errors.reset();
+                self.schedule.progressed();
                 self.acks.owe(clock::now());
                 self.board.lock().status.apply_seconds = Some(spent.as_secs_f64());
             }
@@ -297,8 +299,12 @@ impl Runner {
                 if self.board.lock().status.acknowledged.is_none() {
                     self.acks.owe(clock::now());
                 }
+                self.hold_if_idle(waited);
             }
-            Outcome::Nothing => self.errors.reset(),
+            Outcome::Nothing => {
+                self.errors.reset();
+                self.hold_if_idle(waited);
+            }
             Outcome::Gap => {
                 self.board.relist(Relist::Gap);
                 if position.need_whole {
@@ -351,6 +357,10 @@ impl Runner {
     fn hold_after_refusal(&mut self, asked: Instant, spent: Duration) {
         let longest = REFUSED.max(spent * 4);
         self.hold_until = asked + self.errors.next(fastrand::u32(..)).min(longest);
+    }
+
+    fn hold_if_idle(&mut self, waited: Duration) {
+        self.hold_until = clock::now() + self.schedule.idled(waited);
     }
 
     fn save(&mut self, update: Update, outcome: &Outcome) {

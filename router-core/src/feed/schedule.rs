@@ -29,10 +29,19 @@ pub(super) struct Schedule {
     jitter: Duration,
     /// Updates pass without being held back until then.
     free_until: Option<Instant>,
+    /// Updates in a row that came to nothing and were not waited for.
+    idle: u32,
 }
 
 /// How often, at most, unreachable dynos or the cache are a reason to ask for the whole document.
 const AT_MOST_EVERY: Duration = Duration::from_mins(1);
+
+/// What comes within this time was there already.
+const AT_ONCE: Duration = Duration::from_millis(5);
+/// So many updates that come to nothing may be there at once.
+const MOST_IDLE: u32 = 1000;
+/// Short: something may come at last, and is not to be late.
+const IDLE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Schedule {
     pub(super) fn new(
@@ -56,6 +65,7 @@ impl Schedule {
             files_at: now + LOOK_AT_FILES,
             jitter: options.apply_jitter,
             free_until: None,
+            idle: 0,
         };
         schedule.relist_again(now, random);
         schedule
@@ -160,6 +170,25 @@ impl Schedule {
         self.cache_at = Some(now);
     }
 
+    /// An update has come to something.
+    pub(super) fn progressed(&mut self) {
+        self.idle = 0;
+    }
+
+    /// An update has come to nothing, as a heartbeat or an old change does, and was waited for so long: how long the feed
+    /// is not to be asked again. Many may come at once after a connection was lost; a source that does not stop must not
+    /// keep a core busy.
+    pub(super) fn idled(&mut self, waited: Duration) -> Duration {
+        self.idle = match waited < AT_ONCE {
+            true => self.idle.saturating_add(1),
+            false => 0,
+        };
+        match self.idle > MOST_IDLE {
+            true => IDLE_PAUSE,
+            false => Duration::ZERO,
+        }
+    }
+
     /// How long an update that has come now is to be held back. Within the longest time from then on, all others pass: a
     /// stream of them must not be slowed down.
     pub(super) fn hold_back(&mut self, now: Instant, random: u32) -> Duration {
@@ -248,6 +277,25 @@ mod tests {
         };
         let without = Schedule::new(&options, true, start, 0);
         assert_eq!(without.feedback_from(), None);
+    }
+
+    #[test]
+    fn only_a_flood_of_nothing_is_held_back() {
+        let (at_once, later) = (Duration::ZERO, seconds(1));
+        let mut schedule = schedule(true, clock::now());
+        let flood = |schedule: &mut Schedule| {
+            let mut free = 0;
+            while schedule.idled(at_once).is_zero() {
+                free += 1;
+            }
+            free
+        };
+        assert_eq!(flood(&mut schedule), 1000);
+        assert_eq!(schedule.idled(at_once), Duration::from_millis(1));
+        assert_eq!(schedule.idled(later), Duration::ZERO);
+        assert_eq!(flood(&mut schedule), 1000);
+        schedule.progressed();
+        assert_eq!(flood(&mut schedule), 1000);
     }
 
     #[test]
