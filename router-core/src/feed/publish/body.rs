@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
@@ -56,10 +56,12 @@ pub(super) struct Pieces {
 impl Pieces {
     fn next(&mut self) -> Option<Bytes> {
         let at = self.next;
-        self.next += 1;
         if !self.packed {
-            return self.whole.pieces.get(at).cloned();
+            let (block, taken) = gather(self.whole.pieces.get(at..)?)?;
+            self.next += taken;
+            return Some(block);
         }
+        self.next += 1;
         let packed: &Packed = self.whole.packed_already()?;
         match at.checked_sub(1) {
             None => Some(GzipStream::BEGIN),
@@ -111,5 +113,53 @@ impl http_body::Body for Body {
     }
 }
 
+/// The first of these pieces, together with those after it if they are small: sending a few large ones is much less work
+/// than sending many small ones. Also says how many these are. `None` if there are none.
+pub(super) fn gather(pieces: &[Bytes]) -> Option<(Bytes, usize)> {
+    let mut length = 0;
+    let fits = pieces.iter().take_while(|piece| {
+        length += piece.len();
+        length <= BLOCK
+    });
+    let taken = fits.count();
+    if taken < 2 {
+        return Some((pieces.first()?.clone(), 1));
+    }
+    let mut block = BytesMut::with_capacity(length.min(BLOCK));
+    for piece in pieces.iter().take(taken) {
+        block.extend_from_slice(piece);
+    }
+    Some((block.freeze(), taken))
+}
+
+/// Bytes that are copied to be sent together: more than that is no faster, and each reader may have so many.
+const BLOCK: usize = 16 * 1024;
 /// What gzip puts around a body.
 const ENVELOPE: usize = 10 + 13;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_sent_together_and_large_ones_as_they_are() {
+        let piece = |length: usize| Bytes::from(vec![b'x'; length]);
+        let pieces = [1, 2, BLOCK - 3, 1, BLOCK, 1, BLOCK + 1, 3].map(piece);
+        let (mut rest, mut lengths) = (&pieces[..], Vec::new());
+        while let Some((block, taken)) = gather(rest) {
+            lengths.push((block.len(), taken));
+            rest = &rest[taken..];
+        }
+        let wanted = [
+            (BLOCK, 3),
+            (1, 1),
+            (BLOCK, 1),
+            (1, 1),
+            (BLOCK + 1, 1),
+            (3, 1),
+        ];
+        assert_eq!(lengths, wanted);
+        let (alone, _) = gather(&pieces[4..]).unwrap();
+        assert_eq!(alone.as_ptr(), pieces[4].as_ptr());
+    }
+}

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
+use super::body::gather;
 use super::gzip::{GzipStream, Packed};
 use super::history::Change;
 use super::published::Whole;
@@ -78,8 +79,9 @@ impl Subscriber {
 
     async fn piece(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(piece) = self.pieces.pop_front() {
-                return Some(piece);
+            if let Some((block, taken)) = gather(self.pieces.make_contiguous()) {
+                self.pieces.drain(..taken);
+                return Some(block);
             }
             let next = std::mem::replace(&mut self.next, Next::Nothing);
             self.next = match next {
@@ -118,13 +120,13 @@ impl Subscriber {
             Some(_) => whole.packed_already().map(|packed| &packed.pieces),
             None => Some(&whole.pieces),
         };
-        let next = pieces.and_then(|pieces| pieces.get(at)).cloned();
-        match next {
+        let rest = pieces.and_then(|pieces| pieces.get(at..));
+        match rest.and_then(gather) {
             // Whoever takes it so slowly keeps apps in memory that nobody else has any more.
             Some(_) if clock::now() > by => Next::Nothing,
-            Some(piece) => {
-                self.pieces.push_back(piece);
-                Next::Rest(whole, at + 1, by)
+            Some((block, taken)) => {
+                self.pieces.push_back(block);
+                Next::Rest(whole, at + taken, by)
             }
             None => {
                 self.said = clock::now();
