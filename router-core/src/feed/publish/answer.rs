@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::history::Change;
+use super::published::Published;
 use super::shared::Shared;
 use super::subscriber::{Begin, Subscriber};
 use super::tokens::Tokens;
@@ -107,11 +108,10 @@ impl Answering {
         let shared = &self.shared;
         let first = {
             let published = shared.published();
-            let has_it = asked.has(published.tag());
             match asked.since {
-                None if has_it => return Ok(not_modified(published.tag())),
+                None if asked.has(published.tag()) => return Ok(not_modified(published.tag())),
                 None => None,
-                Some(since) => published.history.after(since),
+                Some(since) => asked.first_change(&published, since),
             }
         };
         self.make_room()?;
@@ -181,12 +181,10 @@ impl Answering {
         if asked.has(tag.as_ref()) {
             return Found::Nothing(tag);
         }
-        let (Some(since), Some(revision)) = (asked.since, published.revision) else {
+        let Some(since) = asked.since else {
             return Found::Whole;
         };
-        // The same revision with another tag is another document.
-        let other = since == revision && asked.tags.is_some();
-        let Some(number) = published.history.after(since).filter(|_| !other) else {
+        let Some(number) = asked.first_change(&published, since) else {
             return Found::Whole;
         };
         match published.history.merged_from(number) {
@@ -301,6 +299,17 @@ impl Asked {
             streams: accepts(headers, &ACCEPT, "application/x-ndjson"),
             gzip: accepts(headers, &ACCEPT_ENCODING, "gzip"),
         })
+    }
+
+    /// The number of the first change that the reader needs who says that he is at this revision; `None` if he needs the
+    /// whole.
+    fn first_change(&self, published: &Published, since: u64) -> Option<u64> {
+        if self.has(published.tag()) {
+            return Some(published.history.end());
+        }
+        // The same revision with another tag is another document.
+        let other = published.revision == Some(since) && self.tags.is_some();
+        published.history.after(since).filter(|_| !other)
     }
 
     /// Whether the reader has what this tag stands for.

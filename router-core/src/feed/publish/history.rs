@@ -134,6 +134,8 @@ pub(super) struct History {
     first: u64,
     /// The revision before the first one.
     base: u64,
+    /// There have been other routes at that revision.
+    replaced: bool,
     weight: usize,
     /// Most of what it may cost.
     most: usize,
@@ -145,6 +147,7 @@ impl History {
             changes: VecDeque::new(),
             first: 0,
             base: 0,
+            replaced: false,
             weight: 0,
             most,
         }
@@ -159,13 +162,15 @@ impl History {
             };
             self.weight -= oldest.weight();
             self.base = oldest.to;
+            self.replaced = false;
             self.first += 1;
         }
     }
 
-    /// What was is of no use to anybody: no change leads to this revision.
-    pub(super) fn forget(&mut self, revision: u64) {
+    /// What was is of no use to anybody: no change leads to this revision, which may have stood for other routes before.
+    pub(super) fn forget(&mut self, revision: u64, replaced: bool) {
         self.base = revision;
+        self.replaced = replaced;
         self.first = self.end() + 1;
         self.changes.clear();
         self.weight = 0;
@@ -192,6 +197,9 @@ impl History {
     /// The number of the first change that somebody needs who is at this revision; `None` if it is forgotten, or if no
     /// change starts there: an app that was changed and changed back would be missed.
     pub(super) fn after(&self, revision: u64) -> Option<u64> {
+        if self.replaced && revision == self.base {
+            return None;
+        }
         let has_it = |change: &Arc<Change>| change.to <= revision;
         let place = self.changes.partition_point(has_it);
         let fits = match self.changes.get(place) {
@@ -260,7 +268,7 @@ mod tests {
     #[test]
     fn changes_are_found_by_what_their_reader_has() {
         let mut history = History::new(usize::MAX);
-        history.forget(10);
+        history.forget(10, false);
         assert_eq!((history.after(10), history.end()), (Some(1), 1));
         for (from, to) in [(10, 12), (12, 13), (13, 20)] {
             history.push(change(from, to));
@@ -277,7 +285,7 @@ mod tests {
         ] {
             assert_eq!(history.after(revision), number, "{revision}");
         }
-        history.forget(20);
+        history.forget(20, false);
         assert_eq!(
             (history.after(19), history.after(20), history.end()),
             (None, Some(5), 5)

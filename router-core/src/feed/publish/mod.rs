@@ -16,12 +16,11 @@ mod stats;
 mod subscriber;
 mod tokens;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use router_model::app::App;
 use router_model::diff::TableView;
+use router_model::hostname::Domain;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -157,9 +156,9 @@ impl PublishTap {
     fn publish(&self, update: Accepted<'_>, published: &mut Published) -> serde_json::Result<()> {
         let table = self.router.table();
         // Who holds a domain that several claim, depends on who came first. Others must come to the same.
-        let contests = |app: &App| {
-            let mut holders = app.domains.iter().map(|domain| table.holder(domain.key()));
-            holders.any(|holder| holder.is_some_and(|holder| holder != app.name))
+        let lost = |app: &str, domain: &Domain| {
+            let holder = table.holder(domain.key());
+            holder.is_some_and(|holder| &*holder != app)
         };
         match update {
             Accepted::Document {
@@ -171,10 +170,9 @@ impl PublishTap {
                     revision: parsed.revision,
                     shrinks,
                     apps: &parsed.apps,
-                    contests: &contests,
+                    lost: &lost,
                 };
-                let kept: HashSet<&str> = parsed.rejected.iter().map(|bad| &*bad.app).collect();
-                published.document(text, &good, &kept)
+                published.document(text, &good, &parsed.rejected)
             }
             Accepted::Change {
                 text,
@@ -185,7 +183,7 @@ impl PublishTap {
                     revision: parsed.to,
                     shrinks,
                     apps: &parsed.upsert,
-                    contests: &contests,
+                    lost: &lost,
                 };
                 published.change(text, &good, &parsed.remove)
             }
@@ -197,8 +195,9 @@ impl Tap for PublishTap {
     fn accepted(&mut self, update: Accepted<'_>) {
         self.shared.publish(|published| {
             if let Err(error) = self.publish(update, published) {
-                // What was parsed before can be parsed again.
-                tracing::error!(%error, "an update that is in force cannot be published");
+                // What was parsed before can be parsed again. If not, no routes are better than others than ours.
+                tracing::error!(%error, "an update that is in force cannot be published; nothing is until the next document");
+                published.give_up();
             }
         });
     }

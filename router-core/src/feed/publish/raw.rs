@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
+use router_model::hostname::Domain;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -115,7 +116,11 @@ pub(super) fn name_of(app: &RawValue) -> Option<Arc<str>> {
 /// What an entry of `changes` is about: the name of an app, and its text unless it is gone.
 pub(super) fn change_of(entry: &RawValue) -> Option<(Arc<str>, Option<&RawValue>)> {
     let members: HashMap<Key<'_>, &RawValue> = serde_json::from_str(entry.get()).ok()?;
-    let member = |key: &'static str| members.get(&Key(Cow::Borrowed(key)));
+    // As for those who parse it, what is null is not there.
+    let member = |key: &'static str| {
+        let member = members.get(&Key(Cow::Borrowed(key)));
+        member.filter(|member| member.get() != "null")
+    };
     match (member("app"), member("remove")) {
         (Some(app), None) => Some((name_of(app)?, Some(app))),
         (None, Some(name)) => {
@@ -124,6 +129,26 @@ pub(super) fn change_of(entry: &RawValue) -> Option<(Arc<str>, Option<&RawValue>
         }
         _ => None,
     }
+}
+
+/// An app as it is in force if it does not get all that it claims: without the domains that are `lost`.
+pub(super) fn without(app: &Raw, lost: &dyn Fn(&Domain) -> bool) -> Result<Raw, serde_json::Error> {
+    let mut value: serde_json::Value = serde_json::from_slice(&app.alone())?;
+    let domains = value
+        .get_mut("domains")
+        .and_then(|domains| domains.as_array_mut());
+    if let Some(domains) = domains {
+        domains.retain(|domain| {
+            let domain = domain.as_str().map(Domain::parse);
+            !domain.is_some_and(|domain| domain.is_ok_and(|domain| lost(&domain)))
+        });
+    }
+    Ok(Raw::new(&value.to_string()))
+}
+
+/// An app that nobody can read, and has as it was before.
+pub(super) fn unreadable(name: &str, why: &str) -> Raw {
+    Raw::new(&serde_json::json!({"name": name, "unreadable": why}).to_string())
 }
 
 /// The key of a member, borrowed if it can be.
