@@ -529,6 +529,35 @@ async fn rule_11_make_before_break() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_removed_and_added_again_is_there_in_one_revision_and_in_two() {
+    let router = router();
+    let source = Scripted::start(&router, FeedOptions::default());
+    source.whole(1, &apps(&["a", "b", "c", "d", "e"]));
+    source.at_revision(1).await;
+    let state = || (served(&router, "a"), is_routed(&router, "a.test"));
+    source.change(1, 2, &json!([{"remove": "a"}, put(&app("a", 2))]));
+    source.at_revision(2).await;
+    assert_eq!(state(), (Some(2), true));
+    source.change(2, 3, &json!([{"remove": "a"}]));
+    source.at_revision(3).await;
+    assert_eq!(state(), (None, false));
+    source.change(3, 4, &json!([put(&app("a", 4))]));
+    source.at_revision(4).await;
+    assert_eq!(state(), (Some(4), true));
+    // The same by whole documents, and the domain goes to an app of another name.
+    source.whole(5, &apps(&["b", "c", "d", "e"]));
+    source.at_revision(5).await;
+    assert_eq!(state(), (None, false));
+    let other = AppDoc::new("z")
+        .domain("a.test")
+        .web(1, ([127, 0, 0, 1], 1).into());
+    source.whole(6, &[apps(&["b", "c", "d", "e"]), vec![other]].concat());
+    source.at_revision(6).await;
+    assert_eq!(router.explain("a.test", "/").app.as_deref(), Some("z"));
+    source.feed.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn rule_12_a_silent_source_is_noticed_and_asked() {
     let router = router();
     let source = Scripted::start_with_heartbeat(&router, FeedOptions::default());

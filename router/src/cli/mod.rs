@@ -34,7 +34,7 @@ enum Command {
     Check(check::Check),
     /// Asks a running router where a request would go, and why. Exits with 0 if routed, 2 if not
     Explain(explain::Explain),
-    /// Shows the routes of a running router, or waits until it has a revision. Exits with 2 if it has not in time
+    /// Shows the routes of a running router, or waits until it has a revision. Exits with 2 if it has not in time, 3 if the app waited for was rejected
     Routes(routes::Routes),
 }
 

@@ -18,6 +18,9 @@ pub(super) struct Routes {
     /// Wait until this revision or a newer one is in force, and show how the feed stands
     #[arg(long, value_name = "REVISION")]
     wait: Option<u64>,
+    /// Exit with 3 if anything of this app was rejected: then it is not there as that revision has it
+    #[arg(long, value_name = "NAME", requires = "wait")]
+    app: Option<String>,
     /// How long to wait, such as 500ms or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -52,7 +55,7 @@ impl Routes {
     fn wait_for(&self, revision: u64) -> ExitCode {
         let has_it = |answer: &Answer| {
             let newest = answer.json.get("revision").and_then(Value::as_u64);
-            newest.is_some_and(|newest| newest >= revision)
+            answer.status == 200 && newest.is_some_and(|newest| newest >= revision)
         };
         let answer = match self.router.ask_until("/v1/feed", has_it, self.timeout) {
             Ok(answer) => answer,
@@ -68,12 +71,23 @@ impl Routes {
         }
         // Whoever deploys one of these waits for what will not come.
         let rejected = answer.json.get("rejected").and_then(Value::as_array);
-        complain(rejected.into_iter().flatten().map(|rejection| {
-            let part = |key| rejection.get(key).map(shown).unwrap_or_default();
-            format!("rejected: {}: {}", part("app"), part("reason"))
+        let rejected = rejected.map_or([].as_slice(), Vec::as_slice);
+        let part = |rejection: &Value, key| rejection.get(key).map(shown).unwrap_or_default();
+        complain(rejected.iter().map(|rejection| {
+            format!(
+                "rejected: {}: {}",
+                part(rejection, "app"),
+                part(rejection, "reason")
+            )
         }));
         if has_it(&answer) {
-            return ExitCode::SUCCESS;
+            let app = self.app.as_ref();
+            let is_it = |app: &String| rejected.iter().any(|bad| part(bad, "app") == *app);
+            return if app.is_some_and(is_it) {
+                ExitCode::from(REJECTED)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
         let timeout = self.timeout;
         complain([format!(
@@ -86,6 +100,8 @@ impl Routes {
     }
 }
 
+/// The router has the revision, but not the app as it is in there.
+const REJECTED: u8 = 3;
 /// The router does not have the revision that was waited for.
 const NOT_IN_TIME: u8 = 2;
 

@@ -10,6 +10,7 @@
 mod admin;
 mod ask;
 mod check;
+mod disk;
 mod drain;
 mod dyno;
 mod https;

@@ -53,7 +53,7 @@ impl Place {
 
     /// Runs the binary to its end in this folder, with more environment variables.
     pub(crate) fn run_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
-        command(self.folder.path())
+        command(self.folder.path(), env!("CARGO_BIN_EXE_router"))
             .envs(environment.iter().copied())
             .args(arguments)
             .output()
@@ -65,14 +65,27 @@ impl Place {
         self.start("serve")
     }
 
+    /// The same, with a limit on the length of files in kilobytes: writing more is an error, as on a full disk.
+    pub(crate) fn serve_with_files_up_to(&self, kilobytes: u32) -> Running {
+        let blocks = kilobytes * 2;
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        let mut shell = command(self.folder.path(), "sh");
+        shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_router")]);
+        Self::wait_for_addresses(shell.args(["serve", "--config", "router.toml"]))
+    }
+
     /// Runs `router relay` until it listens; [`Running::client`] is where routers call then.
     pub(crate) fn relay(&self) -> Running {
         self.start("relay")
     }
 
     fn start(&self, what: &str) -> Running {
-        let mut child = command(self.folder.path())
-            .args([what, "--config", "router.toml"])
+        let mut router = command(self.folder.path(), env!("CARGO_BIN_EXE_router"));
+        Self::wait_for_addresses(router.args([what, "--config", "router.toml"]))
+    }
+
+    fn wait_for_addresses(command: &mut Command) -> Running {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -109,8 +122,8 @@ impl Place {
 }
 
 /// Environment variables of whoever runs the tests are none of the tests' business.
-fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_router"));
+fn command(folder: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null());
     for name in [
         "ROUTER_CONFIG",

@@ -195,6 +195,12 @@ fn a_deploy_script_waits_for_a_revision() {
     assert_eq!(code, Some(0), "{err}");
     assert!(err.starts_with("rejected: bad: "), "{err}");
 
+    let admin = router.admin.to_string();
+    for (app, wanted) in [("bad", 3), ("shop", 0)] {
+        let output = place.run(&["routes", "--admin", &admin, "--wait", "8", "--app", app]);
+        assert_eq!(output.status.code(), Some(wanted), "{app}");
+    }
+
     let (code, _, err) = wait(&place, "127.0.0.1:1".parse().unwrap(), "7", "100ms");
     assert_eq!(code, Some(1));
     assert!(
