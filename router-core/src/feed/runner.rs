@@ -290,6 +290,9 @@ impl Runner {
                 );
                 self.errors.reset();
                 self.schedule.progressed();
+                if position.revision.is_none_or(|had| had < in_force.revision) {
+                    self.schedule.went_on();
+                }
                 self.acks.owe(clock::now());
                 self.board.lock().status.apply_seconds = Some(spent.as_secs_f64());
             }
@@ -307,12 +310,14 @@ impl Runner {
             }
             Outcome::Gap => {
                 self.board.relist(Relist::Gap);
-                if position.need_whole {
-                    self.hold_after_refusal(asked, spent);
-                }
+                self.hold_until = clock::now();
+                self.hold_if_missing();
             }
             Outcome::Refused { .. } | Outcome::RefusedAgain => {
                 self.hold_after_refusal(asked, spent);
+                if matches!(update, Update::Change(_)) {
+                    self.hold_if_missing();
+                }
             }
         }
         self.board.answered.send_replace(true);
@@ -357,6 +362,13 @@ impl Runner {
     fn hold_after_refusal(&mut self, asked: Instant, spent: Duration) {
         let longest = REFUSED.max(spent * 4);
         self.hold_until = asked + self.errors.next(fastrand::u32(..)).min(longest);
+    }
+
+    /// What is missing is asked for on a new connection.
+    fn hold_if_missing(&mut self) {
+        let now = clock::now();
+        let pause = self.schedule.missing(now, fastrand::u32(..));
+        self.hold_until = self.hold_until.max(now + pause);
     }
 
     fn hold_if_idle(&mut self, waited: Duration) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use router_model::backoff::Backoff;
+
 use super::FeedOptions;
 use super::certificates::LOOK_AT_FILES;
 use super::status::Relist;
@@ -31,10 +33,20 @@ pub(super) struct Schedule {
     free_until: Option<Instant>,
     /// Updates in a row that came to nothing and were not waited for.
     idle: u32,
+    /// When something was missing last, unless there has been something newer since; and for how long the whole is not
+    /// asked for when that happens again.
+    missed_at: Option<Instant>,
+    missed: Backoff,
 }
 
 /// How often, at most, unreachable dynos or the cache are a reason to ask for the whole document.
 const AT_MOST_EVERY: Duration = Duration::from_mins(1);
+
+/// Without anything missing for so long, what is missing is asked for at once again.
+const FORGIVEN: Duration = Duration::from_mins(1);
+/// Between two questions for the whole, if the whole does not help.
+const FIRST_MISSED: Duration = Duration::from_millis(200);
+const LONGEST_MISSED: Duration = Duration::from_secs(15);
 
 /// What comes within this time was there already.
 const AT_ONCE: Duration = Duration::from_millis(5);
@@ -66,6 +78,8 @@ impl Schedule {
             jitter: options.apply_jitter,
             free_until: None,
             idle: 0,
+            missed_at: None,
+            missed: Backoff::new(FIRST_MISSED, LONGEST_MISSED),
         };
         schedule.relist_again(now, random);
         schedule
@@ -173,6 +187,23 @@ impl Schedule {
     /// An update has come to something.
     pub(super) fn progressed(&mut self) {
         self.idle = 0;
+    }
+
+    /// The revision in force is a newer one.
+    pub(super) fn went_on(&mut self) {
+        self.missed_at = None;
+        self.missed.reset();
+    }
+
+    /// Something is missing: how long the whole is not to be asked for. At first it is at once; a source whose whole does
+    /// not bring what it promises must not be asked in a circle.
+    pub(super) fn missing(&mut self, now: Instant, random: u32) -> Duration {
+        let before = self.missed_at.replace(now);
+        if before.is_some_and(|before| now < before + FORGIVEN) {
+            return self.missed.next(random);
+        }
+        self.missed.reset();
+        Duration::ZERO
     }
 
     /// An update has come to nothing, as a heartbeat or an old change does, and was waited for so long: how long the feed
@@ -296,6 +327,34 @@ mod tests {
         assert_eq!(flood(&mut schedule), 1000);
         schedule.progressed();
         assert_eq!(flood(&mut schedule), 1000);
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_at_once_and_then_less_and_less_often() {
+        let mut now = clock::now();
+        let mut schedule = schedule(true, now);
+        let mut pauses = |schedule: &mut Schedule, from: Instant| {
+            now = from;
+            let pauses = (0..9).map(|_| {
+                let pause = schedule.missing(now, u32::MAX);
+                now += pause;
+                pause.as_millis()
+            });
+            (pauses.collect::<Vec<_>>(), now)
+        };
+        let expected = [0, 200, 400, 800, 1600, 3200, 6400, 12_800, 15_000];
+        let start = clock::now();
+        let (first, ended) = pauses(&mut schedule, start);
+        assert_eq!(first, expected);
+        // An update to the same revision makes no difference, one to a newer does, and so does a quiet minute.
+        schedule.progressed();
+        assert_eq!(schedule.missing(ended, u32::MAX), seconds(15));
+        schedule.went_on();
+        let (again, ended) = pauses(&mut schedule, ended);
+        assert_eq!(again, expected);
+        assert_eq!(schedule.missing(ended + seconds(59), u32::MAX), seconds(15));
+        let (again, _) = pauses(&mut schedule, ended + seconds(59 + 60));
+        assert_eq!(again, expected);
     }
 
     #[test]

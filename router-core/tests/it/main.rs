@@ -31,6 +31,7 @@ mod feed_document;
 mod feed_etcd;
 mod feed_file;
 mod feed_http;
+mod feed_http_hostile;
 mod feed_relay;
 mod feed_rules;
 mod grpc;

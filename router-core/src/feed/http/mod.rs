@@ -167,6 +167,11 @@ impl HttpFeed {
                     self.state = State::Idle;
                     match answer {
                         Err(trouble) => self.troubled(trouble, asked)?,
+                        Ok(Answer::Nothing { .. }) if asked.whole && !asked.tagged => {
+                            // Whoever has answered so is asked again later, as if it had not answered.
+                            let why = "answers 304, but was asked for the document without a tag";
+                            self.troubled(Trouble::of(&self.url.shown(), why), asked)?;
+                        }
                         Ok(answer) => {
                             if let Some(update) = self.answered(answer, asked) {
                                 return Ok(update);
@@ -289,11 +294,12 @@ impl HttpFeed {
             }
             Answer::Nothing { revision } => {
                 self.backoff.reset();
-                // Where a whole document need not be sent, what comes after it is asked for at once.
-                self.last = Some(asked).filter(|asked| !asked.whole);
-                let has = asked.revision.filter(|_| asked.tagged || !asked.whole);
+                // Where a whole document need not be sent, what comes after it is asked for at once; unless the source
+                // says in the same breath that it has an older one, so that the whole is wanted still.
+                let older = revision.is_some() && revision < asked.revision;
+                self.last = Some(asked).filter(|asked| !asked.whole || older);
                 Some(Update::Alive {
-                    revision: revision.or(has),
+                    revision: revision.or(asked.revision),
                 })
             }
             Answer::One { message, tag } => {

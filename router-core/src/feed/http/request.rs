@@ -218,8 +218,15 @@ impl Question {
     }
 
     fn trouble(&self, why: impl std::fmt::Display) -> Trouble {
-        Trouble {
-            why: format!("{} {why}", self.shown),
+        Trouble::of(&self.shown, why)
+    }
+}
+
+impl Trouble {
+    /// What is wrong with that source.
+    pub(super) fn of(source: &str, why: impl std::fmt::Display) -> Self {
+        Self {
+            why: format!("{source} {why}"),
             asked_to_wait: None,
             forgotten: false,
         }

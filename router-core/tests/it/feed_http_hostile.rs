@@ -1,0 +1,86 @@
+//! The HTTP feed against sources that contradict themselves, or say more than anybody wants to hear.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use router_core::Router;
+use router_core::feed::{self, FeedOptions, HttpFeed, HttpFeedSettings};
+use router_testkit::{FakeDyno, RawHead};
+
+const DOCUMENT: &str =
+    r#"{"format":1,"revision":5,"apps":[{"name":"shop","domains":["shop.test"],"dynos":[]}]}"#;
+
+fn feed_of(address: std::net::SocketAddr) -> HttpFeed {
+    HttpFeed::new(HttpFeedSettings::new(format!("http://{address}/v1/routes"))).unwrap()
+}
+
+fn answer(status: &str, fields: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{fields}\r\n{body}").into_bytes()
+}
+
+fn stream(lines: &[&str]) -> Vec<u8> {
+    let kind = "Content-Type: application/x-ndjson\r\nETag: \"five\"\r\n";
+    answer("200 OK", kind, &format!("{}\n", lines.join("\n")))
+}
+
+/// How often a source is asked within two minutes that always answers so.
+async fn asked_for_two_minutes(answers: fn(&RawHead) -> Vec<u8>) -> usize {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let dyno = FakeDyno::respond_with_body(move |head, _| {
+        if head.method() == "POST" {
+            return answer("404 Not Found", "", "");
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+        answers(head)
+    })
+    .await;
+    let router = Router::builder().workers(1).build().unwrap();
+    let feed = feed::start(&router, feed_of(dyno.address()), FeedOptions::default());
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    feed.stop().await;
+    asked.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_is_not_asked_in_a_circle() {
+    let sources: [(&str, fn(&RawHead) -> Vec<u8>); 7] = [
+        ("304 to everything", |_| answer("304 Not Modified", "", "")),
+        ("304 to the whole, 410 to the rest", |head| {
+            match head.target().contains("since=") {
+                true => answer("410 Gone", "", ""),
+                false => answer("304 Not Modified", "", ""),
+            }
+        }),
+        ("once a document, then so", |head| {
+            match (head.target().contains("since="), head.has("if-none-match")) {
+                (true, _) => answer("410 Gone", "", ""),
+                (false, false) => answer("200 OK", "ETag: \"five\"\r\n", DOCUMENT),
+                (false, true) => answer("304 Not Modified", "", ""),
+            }
+        }),
+        ("a heartbeat of what does not come", |_| {
+            stream(&[DOCUMENT, r#"{"heartbeat":6}"#])
+        }),
+        ("a change that does not follow", |_| {
+            stream(&[DOCUMENT, r#"{"from":6,"to":7,"changes":[]}"#])
+        }),
+        ("a change that is none", |_| {
+            stream(&[DOCUMENT, r#"{"from":5,"to":5,"changes":[]}"#])
+        }),
+        (
+            "a document that is known by its tag, and older",
+            |head| match (head.target().contains("since="), head.has("if-none-match")) {
+                (false, false) => stream(&[DOCUMENT, r#"{"heartbeat":6}"#]),
+                (true, _) => stream(&[r#"{"heartbeat":6}"#]),
+                (false, true) => answer("304 Not Modified", "Feed-Revision: 4\r\n", ""),
+            },
+        ),
+    ];
+    for (name, answers) in sources {
+        let asked = asked_for_two_minutes(answers).await;
+        assert!((5..60).contains(&asked), "{name}: {asked}");
+    }
+}
