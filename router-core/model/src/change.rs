@@ -19,6 +19,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::app::App;
+use crate::snapshot::rejections::{MOST_UNNAMED, Named, Rejections};
 use crate::snapshot::{self, CertificateEntry, Head, ParsedApp, Rejection, SnapshotError, reasons};
 
 /// What lies between two revisions.
@@ -98,13 +99,15 @@ pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
         certificates,
         rejected_certificates,
     };
+    let mut rejected = Rejections::of("changes");
     for entry in last_of_each_name(&entries) {
         match entry {
             Entry::Upsert(app) => change.upsert.push(app),
             Entry::Remove(name) => change.remove.push(name),
-            Entry::Rejected(rejection) => change.rejected.push(rejection),
+            Entry::Rejected(named, label, reasons) => rejected.add(named, label, &reasons),
         }
     }
+    change.rejected = rejected.into_list()?;
     Ok(change)
 }
 
@@ -112,20 +115,27 @@ pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
 enum Entry {
     Upsert(Arc<App>),
     Remove(Arc<str>),
-    Rejected(Rejection),
+    /// With what to call it, and why.
+    Rejected(Named, String, Vec<String>),
 }
 
 fn last_of_each_name(texts: &[&RawValue]) -> impl Iterator<Item = Entry> {
-    let mut entries: Vec<Option<Entry>> = Vec::with_capacity(texts.len());
+    let mut entries: Vec<Option<Entry>> = Vec::new();
     let mut places = HashMap::new();
+    let mut unnamed = 0;
     for (index, text) in texts.iter().enumerate() {
         let (name, entry) = entry(text, index);
+        unnamed += usize::from(matches!(entry, Entry::Rejected(Named::No, ..)));
         if let Some(before) = name.and_then(|name| places.insert(name, index))
             && let Some(before) = entries.get_mut(before)
         {
             *before = None;
         }
         entries.push(Some(entry));
+        if unnamed > MOST_UNNAMED {
+            // The rest makes no difference.
+            break;
+        }
     }
     entries.into_iter().flatten()
 }
@@ -144,10 +154,10 @@ fn entry(text: &RawValue, index: usize) -> (Option<Arc<str>>, Entry) {
             let ParsedApp { label, name, app } = snapshot::app_text(app, place);
             let entry = match app {
                 Ok(app) => Entry::Upsert(Arc::new(app)),
-                Err(reasons) => Entry::Rejected(Rejection {
-                    app: label,
-                    reason: reasons.join("; "),
-                }),
+                Err(reasons) => {
+                    let named = name.as_ref().map_or(Named::No, |_| Named::Once);
+                    Entry::Rejected(named, label, reasons)
+                }
             };
             (name, entry)
         }
@@ -168,8 +178,7 @@ fn entry(text: &RawValue, index: usize) -> (Option<Arc<str>>, Entry) {
                 "{}: {found}, must be either {{\"app\": {{…}}}} or {{\"remove\": \"NAME\"}}",
                 place()
             );
-            let app = place();
-            (None, Entry::Rejected(Rejection { app, reason }))
+            (None, Entry::Rejected(Named::No, place(), vec![reason]))
         }
     }
 }

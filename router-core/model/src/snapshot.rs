@@ -6,6 +6,7 @@ mod certificate;
 mod document;
 mod raw;
 pub(crate) mod reasons;
+pub(crate) mod rejections;
 mod tls;
 
 use std::path::Path;
@@ -61,7 +62,7 @@ pub(crate) fn start_from(
 }
 
 /// An app, one of its domains or a certificate that was not applied, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Rejection {
     /// The app's name, or its place (`apps[3]`) when it has no usable one; a certificate's place (`certificates[3]`).
     pub app: String,
@@ -184,7 +185,7 @@ pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
         revision,
         allow_shrink,
         apps: apps.good,
-        rejected: apps.rejected,
+        rejected: apps.rejected.into_list()?,
         certificates,
         rejected_certificates,
     })

@@ -1,6 +1,6 @@
 //! How the feed stands: what the runner notes as it goes, and what `/v1/feed` and the metrics make of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -267,9 +267,11 @@ impl Board {
 
     /// Notes what has just come into force, from the feed or from the cache.
     pub(super) fn in_force(&self, in_force: &mut InForce, intake: &Intake, now: Instant) {
-        for rejection in &in_force.applied.rejected {
-            tracing::warn!(app = %rejection.app, reason = %rejection.reason, "app rejected");
+        let few = in_force.applied.rejected.iter().take(MOST_LOGGED);
+        for Rejection { app, reason } in few {
+            tracing::warn!(%app, %reason, "app rejected");
         }
+        warn_of_more(in_force.applied.rejected.len(), "apps rejected");
         let rejected = std::mem::take(&mut in_force.applied.rejected);
         let certificates = intake.rejected_certificates();
         let mut recorded = self.lock();
@@ -356,15 +358,27 @@ impl Board {
 impl Recorded {
     /// Notes which certificates cannot be used, and warns of those that could until now.
     pub(super) fn certificates(&mut self, rejected: Vec<Rejection>) {
-        for rejection in &rejected {
-            if !self.rejected_certificates.contains(rejection) {
-                let Rejection { app, reason } = rejection;
-                tracing::warn!(certificate = %app, %reason, "certificate rejected");
-            }
+        let known: HashSet<&Rejection> = self.rejected_certificates.iter().collect();
+        let new = rejected
+            .iter()
+            .filter(|rejection| !known.contains(rejection));
+        for Rejection { app, reason } in new.clone().take(MOST_LOGGED) {
+            tracing::warn!(certificate = %app, %reason, "certificate rejected");
         }
+        warn_of_more(new.count(), "certificates rejected");
         self.rejected_certificates = rejected;
     }
 }
+
+/// All of them are in `/v1/feed`.
+fn warn_of_more(all: usize, what: &str) {
+    if let Some(more) = all.checked_sub(MOST_LOGGED).filter(|more| *more > 0) {
+        tracing::warn!(more, "and more {what}");
+    }
+}
+
+/// So many rejections of one update have a line each.
+const MOST_LOGGED: usize = 20;
 
 /// Something that is being done.
 #[must_use]

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::reasons::{self, Reasons};
-use super::{Certificates, Rejection, SnapshotError};
+use super::rejections::{Named, Rejections};
+use super::{Certificates, SnapshotError};
 
 /// One entry of `certificates`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,18 +88,15 @@ pub(super) fn entries(value: Value) -> Result<Certificates, SnapshotError> {
             });
         }
     };
-    let (mut entries, mut rejected) = (Vec::with_capacity(values.len()), Vec::new());
+    let (mut entries, mut rejected) = (Vec::new(), Rejections::of("certificates"));
     for (index, value) in values.into_iter().enumerate() {
         let place = format!("certificates[{index}]");
         match source(value, &place) {
             Ok(source) => entries.push(CertificateEntry { place, source }),
-            Err(reasons) => rejected.push(Rejection {
-                app: place,
-                reason: reasons.into_vec().join("; "),
-            }),
+            Err(reasons) => rejected.add(Named::No, place, &reasons.into_vec()),
         }
     }
-    Ok((entries, rejected))
+    Ok((entries, rejected.into_list()?))
 }
 
 fn source(value: Value, place: &str) -> Result<CertificateSource, Reasons> {
@@ -201,6 +199,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::{Snapshot, parse};
+    use super::super::Rejection;
     use super::*;
 
     fn read(certificates: &Value) -> Result<Snapshot, SnapshotError> {

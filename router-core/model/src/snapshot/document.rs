@@ -10,7 +10,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Head, Rejection, SnapshotError, raw, reasons};
+use super::rejections::{Named, Rejections};
+use super::{Head, SnapshotError, raw, reasons};
 use crate::app::App;
 
 /// A document as far as it could be read.
@@ -31,16 +32,28 @@ pub(super) enum Apps {
 }
 
 /// The apps of a document.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AppList {
     pub(super) good: Vec<Arc<App>>,
-    pub(super) rejected: Vec<Rejection>,
+    pub(super) rejected: Rejections,
     names: HashSet<Arc<str>>,
     seen: usize,
 }
 
 impl AppList {
+    fn new() -> Self {
+        Self {
+            good: Vec::new(),
+            rejected: Rejections::of("apps"),
+            names: HashSet::new(),
+            seen: 0,
+        }
+    }
+
     fn push(&mut self, text: &RawValue) {
+        if self.rejected.are_too_many() {
+            return;
+        }
         let index = self.seen;
         self.seen += 1;
         let parsed = raw::app_text(text, || format!("apps[{index}]"));
@@ -60,10 +73,12 @@ impl AppList {
                         format!("name: {label} was used by an earlier app of this document"),
                     );
                 }
-                self.rejected.push(Rejection {
-                    app: parsed.label,
-                    reason: reasons.join("; "),
-                });
+                let named = match parsed.name {
+                    Some(_) if repeated => Named::Again,
+                    Some(_) => Named::Once,
+                    None => Named::No,
+                };
+                self.rejected.add(named, parsed.label, &reasons);
             }
         }
     }
@@ -126,7 +141,7 @@ impl<'de> Visitor<'de> for AppsSeed {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Apps, A::Error> {
-        let mut apps = AppList::default();
+        let mut apps = AppList::new();
         while let Some(text) = sequence.next_element()? {
             apps.push(text);
         }

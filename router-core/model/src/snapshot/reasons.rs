@@ -5,9 +5,12 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-/// The reasons found so far.
+/// The reasons found so far, as far as anybody will read them.
 #[derive(Debug, Default)]
-pub(super) struct Reasons(Vec<String>);
+pub(super) struct Reasons {
+    first: Vec<String>,
+    more: usize,
+}
 
 impl Reasons {
     /// Notes that `value` at `field` is not what it has to be.
@@ -17,18 +20,33 @@ impl Reasons {
 
     /// The same for a value that must not be shown.
     pub(super) fn add_described(&mut self, field: &str, found: &str, expected: impl Display) {
-        self.0.push(format!("{field}: {found}, {expected}"));
+        if self.is_there_room() {
+            self.first.push(format!("{field}: {found}, {expected}"));
+        }
     }
 
     /// Notes what somebody else found wrong.
     pub(super) fn add_text(&mut self, text: &str) {
         let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-        self.0.push(visible.take(LONGEST_TEXT).collect());
+        let text = visible.take(LONGEST_TEXT).collect();
+        if self.is_there_room() {
+            self.first.push(text);
+        }
+    }
+
+    /// Whether one more is kept; otherwise it is counted.
+    fn is_there_room(&mut self) -> bool {
+        let room = self.first.len() < MOST_REASONS;
+        self.more += usize::from(!room);
+        room
     }
 
     /// Every reason.
-    pub(super) fn into_vec(self) -> Vec<String> {
-        self.0
+    pub(super) fn into_vec(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.first.push(format!("and {} more", self.more));
+        }
+        self.first
     }
 }
 
@@ -54,6 +72,8 @@ fn quote(text: &str) -> String {
 
 /// Characters of a text that are shown.
 const LONGEST_SHOWN: usize = 80;
+/// Of one app.
+const MOST_REASONS: usize = 20;
 /// Of somebody else's reason.
 const LONGEST_TEXT: usize = 300;
 
@@ -62,6 +82,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_app_has_only_so_many_reasons() {
+        let mut reasons = Reasons::default();
+        for index in 0..1000 {
+            reasons.add(&format!("domains[{index}]"), None, "must be there");
+        }
+        let reasons = reasons.into_vec();
+        assert_eq!(reasons.len(), 21);
+        assert_eq!(reasons[20], "and 980 more");
+    }
 
     #[test]
     fn values_are_described_short_and_escaped() {

@@ -37,7 +37,7 @@ impl HttpFeedSettings {
             client_certificate: None,
             wait: Duration::from_secs(30),
             poll: Duration::from_secs(5),
-            longest_document: 1 << 30,
+            longest_document: 128 << 20,
             document_time: Duration::from_mins(5),
         }
     }
