@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use router_core::Router;
-use router_core::feed::{self, FeedOptions, HttpFeed, HttpFeedSettings};
+use router_core::feed::{self, Ack, Feed, FeedOptions, HttpFeed, HttpFeedSettings};
 use router_testkit::{FakeDyno, RawHead};
+use tokio::time::Instant;
 
 const DOCUMENT: &str =
     r#"{"format":1,"revision":5,"apps":[{"name":"shop","domains":["shop.test"],"dynos":[]}]}"#;
@@ -82,5 +83,33 @@ async fn a_source_is_not_asked_in_a_circle() {
     for (name, answers) in sources {
         let asked = asked_for_two_minutes(answers).await;
         assert!((5..60).contains(&asked), "{name}: {asked}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_an_acknowledgement_is_not_listened_to() {
+    let dyno = FakeDyno::start().await;
+    let mut feed = feed_of(dyno.address());
+    let ack = Ack {
+        router: "edge-1".to_owned(),
+        revision: 5,
+        ..Ack::default()
+    };
+    let head = "HTTP/1.1 200 OK\r\n";
+    for words in [
+        format!("{head}Content-Length: 1000000000\r\n\r\nLet me tell you"),
+        format!("{head}Content-Length: 5000\r\n\r\n{}", "x".repeat(5000)),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nLet m"),
+    ] {
+        let began = Instant::now();
+        let (told, mut conn) = tokio::join!(feed.acknowledge(&ack), async {
+            let mut conn = dyno.accept().await;
+            conn.read_head().await;
+            conn.try_write(words).await;
+            conn
+        });
+        assert_eq!(told, Ok(()));
+        assert!(began.elapsed().as_secs() <= 1, "{:?}", began.elapsed());
+        conn.expect_end().await;
     }
 }

@@ -198,8 +198,8 @@ const SHAPES: &str =
 mod tests {
     use serde_json::json;
 
-    use super::super::{Snapshot, parse};
     use super::super::Rejection;
+    use super::super::{Snapshot, parse};
     use super::*;
 
     fn read(certificates: &Value) -> Result<Snapshot, SnapshotError> {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Uri};
 use hyper::body::Incoming;
 use router_model::backoff::Backoff;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use super::publish::PassedOn;
@@ -51,6 +52,8 @@ pub struct HttpFeed {
     /// The source forgot the revision that we have.
     forgotten: bool,
     acks: Acks,
+    /// Held while they are said again, which happens once at a time. How often that has failed in a row.
+    renewing: Arc<Mutex<u32>>,
 }
 
 enum State {
@@ -138,6 +141,7 @@ impl HttpFeed {
             streams: false,
             forgotten: false,
             acks: Acks::default(),
+            renewing: Arc::default(),
             tasks,
         })
     }
@@ -192,17 +196,16 @@ impl HttpFeed {
     }
 
     /// Says again what the source forgets after a minute.
-    fn renew_acks(&mut self) {
+    fn renew_acks(&mut self, mut failures: OwnedMutexGuard<u32>) {
         let Some(text) = self.acks.say_again() else {
             return;
         };
         match self.question(self.url.acks(), PATIENCE) {
             Ok(question) => tasks::spawn(&self.tasks, async move {
-                if let Err(trouble) = question.tell(text).await {
-                    tracing::debug!(error = %trouble.why, "an acknowledgement did not arrive");
-                }
+                let told = question.tell(text).await;
+                note_renewal(&mut failures, told.err().map(|trouble| trouble.why));
             }),
-            Err(error) => tracing::debug!(%error, "an acknowledgement was not sent"),
+            Err(error) => note_renewal(&mut failures, Some(error.to_string())),
         }
     }
 
@@ -377,11 +380,15 @@ impl Feed for HttpFeed {
 
     async fn next(&mut self, position: Position) -> Result<Update, FeedError> {
         loop {
-            let due = self.acks.due();
+            let (due, renewing) = (self.acks.due(), Arc::clone(&self.renewing));
+            let due = async {
+                due.await;
+                renewing.lock_owned().await
+            };
             tokio::select! {
                 // Cancel-safe, both: a step that is dropped is taken up again.
                 update = self.step(position) => return update,
-                () = due => self.renew_acks(),
+                failures = due => self.renew_acks(failures),
             }
         }
     }
@@ -395,6 +402,18 @@ impl Feed for HttpFeed {
         self.acks
             .said(heard.map_err(|trouble| FeedError(trouble.why))?);
         Ok(())
+    }
+}
+
+/// A source that does not hear an acknowledgement again forgets it, and somebody may be waiting for it.
+fn note_renewal(failures: &mut u32, error: Option<String>) {
+    *failures = match error {
+        None => 0,
+        Some(_) => failures.saturating_add(1),
+    };
+    // Not a line each time.
+    if let Some(error) = error.filter(|_| failures.is_power_of_two()) {
+        tracing::warn!(%error, failures, "the source was not told again what is in force");
     }
 }
 

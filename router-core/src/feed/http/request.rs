@@ -107,8 +107,14 @@ impl Question {
         })
     }
 
-    /// Tells the source something; whether it wanted to know.
+    /// Tells the source something; whether it wanted to know. Does not take longer than an answer may take, whatever the
+    /// source does.
     pub(super) async fn tell(self, what: Bytes) -> Result<bool, Trouble> {
+        let told = tokio::time::timeout(self.patience, self.tell_all(what)).await;
+        told.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    async fn tell_all(&self, what: Bytes) -> Result<bool, Trouble> {
         let mut request = self.request(Method::POST, what)?;
         request.headers_mut().insert(CONTENT_TYPE, JSON);
         let (connection, head, body) = self.send(request).await?;
@@ -117,9 +123,13 @@ impl Question {
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED => Ok(false),
             status if status.is_success() => {
-                let mut reader = self.reader(&head.headers, body)?;
-                reader.whole().await.map_err(|error| self.unread(&error))?;
-                self.caller.keep(connection).await;
+                // Its words are of no interest: they are read for the connection to be of use again.
+                let words = Reader::new(&head.headers, body, a_moment(NO_WORDS));
+                if let Ok(mut words) = words
+                    && words.whole().await.is_ok()
+                {
+                    self.caller.keep(connection).await;
+                }
                 Ok(true)
             }
             _ => Err(self.refused(&head, body).await),
@@ -146,10 +156,7 @@ impl Question {
     ) -> Result<(Connection, Parts, Incoming), Trouble> {
         let sent = self.caller.send(request, &self.tls);
         let sent = tokio::time::timeout(self.patience, sent).await;
-        let sent = sent.map_err(|_| {
-            let seconds = self.patience.as_secs();
-            self.trouble(format!("has not answered within {seconds} s"))
-        })?;
+        let sent = sent.map_err(|_| self.too_late())?;
         let (connection, response) = sent.map_err(|error| self.unreachable(&error))?;
         let (head, body) = response.into_parts();
         Ok((connection, head, body))
@@ -181,12 +188,7 @@ impl Question {
                 "redirects ({status}) to {to}; redirects are not followed, name the final URL"
             ));
         }
-        let limits = ReadLimits {
-            longest: FEW_WORDS,
-            silence: Duration::from_secs(1),
-            time: Duration::from_secs(1),
-        };
-        let words = match Reader::new(&head.headers, body, limits) {
+        let words = match Reader::new(&head.headers, body, a_moment(FEW_WORDS)) {
             Ok(mut reader) => reader.whole().await.unwrap_or_default(),
             Err(_) => Bytes::new(),
         };
@@ -204,6 +206,11 @@ impl Question {
             forgotten: status == StatusCode::GONE,
             ..self.trouble(why)
         }
+    }
+
+    fn too_late(&self) -> Trouble {
+        let seconds = self.patience.as_secs();
+        self.trouble(format!("has not answered within {seconds} s"))
     }
 
     fn unreachable(&self, error: &CallError) -> Trouble {
@@ -233,6 +240,15 @@ impl Trouble {
     }
 }
 
+/// For what is not waited for.
+fn a_moment(longest: usize) -> ReadLimits {
+    ReadLimits {
+        longest,
+        silence: Duration::from_secs(1),
+        time: Duration::from_secs(1),
+    }
+}
+
 /// The media type, without its parameters.
 fn essence(headers: &HeaderMap) -> &str {
     let kind = headers.get(CONTENT_TYPE);
@@ -258,5 +274,7 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Of an error page, in bytes; a longer one is not shown.
 const FEW_WORDS: usize = 300;
+/// Of an answer to an acknowledgement, in bytes; for a longer one, the connection is given up.
+const NO_WORDS: usize = 4096;
 /// A source cannot make a router wait longer.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
