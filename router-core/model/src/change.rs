@@ -53,6 +53,7 @@ impl Change {
 
 /// Reads a change. What is wrong with one entry rejects that entry alone.
 pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
+    std::str::from_utf8(change)?;
     if change.trim_ascii_start().first() != Some(&b'{') {
         let IgnoredAny = serde_json::from_slice(change)?;
         return Err(SnapshotError::NotAnObject);

@@ -10,6 +10,7 @@ pub(crate) mod rejections;
 mod tls;
 
 use std::path::Path;
+use std::str::Utf8Error;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -73,6 +74,9 @@ pub struct Rejection {
 /// Why a whole document is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
+    /// Bytes that are no text, wherever they stand: others that read this must not come to another result.
+    #[error("the route document is not UTF-8: {0}")]
+    NotUtf8(#[from] Utf8Error),
     /// Not JSON at all, or nested too deeply.
     #[error("the route document is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
@@ -165,6 +169,7 @@ pub(crate) type Certificates = (Vec<CertificateEntry>, Vec<Rejection>);
 /// Reads a route document. Apps are made one by one as they are read, so that a large document is never in memory as a
 /// tree of values.
 pub fn parse(document: &[u8]) -> Result<Snapshot, SnapshotError> {
+    std::str::from_utf8(document)?;
     let Document { mut head, apps } = document::read(document)?;
     head.check_format()?;
     let revision = head.revision("revision")?;

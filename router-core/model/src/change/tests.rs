@@ -151,3 +151,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn bytes_that_are_no_text_refuse_the_whole_wherever_they_stand() {
+    for (text, refused) in [
+        (
+            &b"{\"format\":1,\"revision\":1,\"apps\":[],\"x\":\"\xff\"}"[..],
+            true,
+        ),
+        (
+            b"{\"format\":1,\"revision\":1,\"apps\":[],\"x\":\"\xc3\xa9\"}",
+            false,
+        ),
+    ] {
+        let read = snapshot::parse(text);
+        assert_eq!(matches!(read, Err(SnapshotError::NotUtf8(_))), refused);
+        assert_eq!(read.is_err(), refused);
+    }
+    let error = parse(b"{\"from\":1,\"to\":2,\"changes\":[],\"x\":\"\xff\"}").unwrap_err();
+    assert!(error.to_string().contains("not UTF-8"), "{error}");
+}
