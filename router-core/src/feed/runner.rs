@@ -16,7 +16,7 @@ use super::acks::Acks;
 use super::cache::Cache;
 use super::certificates::LOOK_AT_FILES;
 use super::handle::FeedHandle;
-use super::intake::{Intake, Outcome};
+use super::intake::{InForce, Intake, Outcome};
 use super::saver::{Job, Saver, wipe};
 use super::schedule::Schedule;
 use super::status::{Board, Relist, Saved};
@@ -65,6 +65,8 @@ fn run(
         errors: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
         hold_until: now,
         acks: Acks::new(now),
+        said_at: None,
+        unsaid: 0,
         options,
     };
     let stopped = stop.clone();
@@ -116,6 +118,9 @@ struct Runner {
     /// The feed is not asked before: it gave an error, or what was refused.
     hold_until: Instant,
     acks: Acks,
+    /// When what came into force was logged last, and how many updates since then were not.
+    said_at: Option<Instant>,
+    unsaid: u64,
 }
 
 /// What ended a wait.
@@ -282,12 +287,7 @@ impl Runner {
         };
         match &outcome {
             Outcome::Applied(in_force) => {
-                tracing::info!(
-                    revision = in_force.revision,
-                    changed = in_force.applied.changed,
-                    removed = in_force.applied.removed,
-                    "routes applied"
-                );
+                self.say(in_force);
                 self.errors.reset();
                 self.schedule.progressed();
                 if position.revision.is_none_or(|had| had < in_force.revision) {
@@ -322,6 +322,21 @@ impl Runner {
         }
         self.board.answered.send_replace(true);
         self.save(update, &outcome);
+    }
+
+    /// Logs what has come into force. Thousands of changes in a second are not as many lines.
+    fn say(&mut self, in_force: &InForce) {
+        let now = clock::now();
+        let (revision, applied) = (in_force.revision, &in_force.applied);
+        let (changed, removed) = (applied.changed, applied.removed);
+        if self.said_at.is_some_and(|at| now < at + SAID_AT_MOST_EVERY) {
+            self.unsaid += 1;
+            tracing::debug!(revision, changed, removed, "routes applied");
+            return;
+        }
+        self.said_at = Some(now);
+        let unsaid = std::mem::take(&mut self.unsaid);
+        tracing::info!(revision, changed, removed, unsaid, "routes applied");
     }
 
     /// Notes that the source has said something.
@@ -482,4 +497,5 @@ impl Runner {
 
 /// How long at most a feed is held back after what was refused, if reading it took no longer.
 const REFUSED: Duration = Duration::from_millis(500);
+const SAID_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);

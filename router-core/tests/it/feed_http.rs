@@ -378,6 +378,7 @@ async fn a_new_token_is_used_at_once() {
     assert_eq!(update, snapshot(DOCUMENT));
     // A stream that was opened with a token that is replaced is opened anew with the new one.
     std::fs::write(&path, "newer").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
     conn.write(chunk("{\"heartbeat\":7}\n")).await;
     assert_eq!(source.feed.next(at(7)).await, alive(7));
     let (update, _conn, head) = source

@@ -39,6 +39,8 @@ pub struct HttpFeed {
     tasks: TaskTracker,
     credentials: Credentials,
     token: Option<TokenFile>,
+    /// When its file was last looked at while a stream was read.
+    token_seen: Instant,
     state: State,
     /// What was given last as a whole or asked for by revision: its revision and entity tag.
     known: Option<(u64, HeaderValue)>,
@@ -132,6 +134,7 @@ impl HttpFeed {
             caller: Arc::new(Caller::new(tasks.clone(), KEPT_FOR)),
             credentials: Credentials::new(settings.ca.clone(), settings.client_certificate.clone()),
             token: settings.token_file.clone().map(TokenFile::new),
+            token_seen: clock::now(),
             settings,
             state: State::Idle,
             known: None,
@@ -329,8 +332,14 @@ impl HttpFeed {
             }
         }
         // Who replaces a token wants the old one out of use.
-        if self.token.as_ref().is_some_and(TokenFile::has_changed) {
-            self.leave_stream();
+        let now = clock::now();
+        if let Some(token) = &self.token
+            && now >= self.token_seen + LOOK_AT_TOKEN
+        {
+            self.token_seen = now;
+            if token.has_changed() {
+                self.leave_stream();
+            }
         }
         message.update
     }
@@ -429,6 +438,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two questions if there is always something new.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
+/// A token is looked for that often at most, however much is streamed.
+const LOOK_AT_TOKEN: Duration = Duration::from_secs(1);
 /// After failures.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
