@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use router_core::Router;
-use router_core::feed::{self, Ack, Feed, FeedOptions, HttpFeed, HttpFeedSettings};
+use router_core::feed::{self, Ack, Feed, FeedOptions, HttpFeed, HttpFeedSettings, Position};
 use router_testkit::{FakeDyno, RawHead};
 use tokio::time::Instant;
 
@@ -112,4 +112,18 @@ async fn the_answer_to_an_acknowledgement_is_not_listened_to() {
         assert!(began.elapsed().as_secs() <= 1, "{:?}", began.elapsed());
         conn.expect_end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_address_is_cut() {
+    let dyno = FakeDyno::start().await;
+    let mut feed = feed_of(dyno.address());
+    let to = format!("Location: /{}\r\n", "x".repeat(50_000));
+    let (update, _conn) = tokio::join!(
+        feed.next(Position::default()),
+        dyno.accept_and_answer(answer("302 Found", &to, ""))
+    );
+    let error = update.unwrap_err().to_string();
+    assert!(error.len() < 500, "{}", error.len());
+    assert!(error.contains("xxxx; redirects are not followed"));
 }

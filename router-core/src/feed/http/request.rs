@@ -181,7 +181,8 @@ impl Question {
         let status = head.status;
         if status.is_redirection() {
             let to = head.headers.get(LOCATION).map(|to| to.as_bytes());
-            let to = String::from_utf8_lossy(to.unwrap_or(b"nowhere"))
+            let to = to.unwrap_or(b"nowhere");
+            let to = String::from_utf8_lossy(to.get(..FEW_WORDS).unwrap_or(to))
                 .escape_debug()
                 .to_string();
             return self.trouble(format!(
@@ -272,7 +273,7 @@ const STREAMS: [&str; 3] = [
 ];
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Of an error page, in bytes; a longer one is not shown.
+/// Of an error page, in bytes; a longer one is not shown. Of an address, a longer one is cut.
 const FEW_WORDS: usize = 300;
 /// Of an answer to an acknowledgement, in bytes; for a longer one, the connection is given up.
 const NO_WORDS: usize = 4096;
