@@ -9,6 +9,7 @@
 )]
 
 pub mod client;
+pub mod control;
 pub mod dyno;
 pub mod process;
 pub mod routes;
