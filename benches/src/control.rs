@@ -209,18 +209,13 @@ impl Control {
                 }
                 Ok(())
             }
-            Mode::Poisoned => self.poison(stream, nth, since).await,
+            Mode::Poisoned => self.poison(stream, nth).await,
             Mode::Well | Mode::Killed => Ok(()),
         }
     }
 
     /// One kind of poison after the other.
-    async fn poison(
-        &self,
-        stream: &mut TcpStream,
-        nth: usize,
-        since: Option<u64>,
-    ) -> std::io::Result<()> {
+    async fn poison(&self, stream: &mut TcpStream, nth: usize) -> std::io::Result<()> {
         let revision = self.revision();
         let rubbish: Vec<u8> = match nth % 10 {
             // A bad app among many, which is all that is wrong: the others get on.
@@ -259,7 +254,6 @@ impl Control {
                 return Ok(());
             }
         };
-        let _ = since;
         stream.write_all(STREAM).await?;
         chunk(stream, &rubbish).await?;
         stream.write_all(b"0\r\n\r\n").await
