@@ -197,7 +197,7 @@ impl Control {
                 if nth.is_multiple_of(2) {
                     stream.write_all(STREAM).await?;
                     let (_, text) = self.document("");
-                    chunk(stream, &text.as_bytes()[..text.len() / 2]).await?;
+                    chunk(stream, text.as_bytes().split_at(text.len() / 2).0).await?;
                 }
                 forever().await
             }

@@ -125,6 +125,12 @@ pub trait Feed: Send + 'static {
         false
     }
 
+    /// Whether what [`Feed::next`] gave last is only what somebody remembers who does not hear of the source himself. It is
+    /// good to have, but says nothing of how the source is.
+    fn is_second_hand(&self) -> bool {
+        false
+    }
+
     /// Waits for what comes after `position`. The first call gives what is there now. Dropping the future loses nothing:
     /// the next call goes on where this one was. Waiting may take as long as it likes, but everything else must end by
     /// itself: a source that does not answer is an error.

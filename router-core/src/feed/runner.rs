@@ -148,7 +148,10 @@ impl Runner {
             let position = lock(&self.intake).position();
             match self.wait(&mut feed, position).await {
                 Wake::Again => {}
-                Wake::Update(update) => self.update(update, position, asked).await,
+                Wake::Update(update) => {
+                    self.heard(&update, feed.is_second_hand());
+                    self.update(update, position, asked).await;
+                }
                 Wake::Failed(error) => {
                     self.board.refuse(error.to_string());
                     self.board.answered.send_replace(true);
@@ -261,9 +264,7 @@ impl Runner {
 
     async fn update(&mut self, update: Update, position: Position, asked: Instant) {
         let waited = clock::now().saturating_duration_since(asked.max(self.hold_until));
-        let news = !matches!(update, Update::Alive { .. });
-        self.heard(news);
-        if news {
+        if is_news(&update) {
             self.hold_back().await;
         }
         let step = self.board.step("applying an update");
@@ -339,8 +340,17 @@ impl Runner {
         tracing::info!(revision, changed, removed, unsaid, "routes applied");
     }
 
-    /// Notes that the source has said something.
-    fn heard(&mut self, news: bool) {
+    /// Notes that the source has said something, or that somebody else remembers it.
+    fn heard(&mut self, update: &Update, second_hand: bool) {
+        if second_hand {
+            self.schedule.failed(clock::now());
+            self.note_silence();
+        } else {
+            self.first_hand(is_news(update));
+        }
+    }
+
+    fn first_hand(&mut self, news: bool) {
         let now = clock::now();
         self.schedule.heard(now, news);
         let mut recorded = self.board.lock();
@@ -350,7 +360,10 @@ impl Runner {
     }
 
     fn note_silence(&self) {
-        self.board.lock().status.silent = self.schedule.is_silent();
+        let mut recorded = self.board.lock();
+        recorded.status.silent = self.schedule.is_silent();
+        recorded.unheard_since = self.schedule.unheard_since();
+        drop(recorded);
         self.router.silence().set(self.schedule.unheard_since());
     }
 
@@ -369,7 +382,9 @@ impl Runner {
         tokio::time::sleep(time).await;
         self.board.lock().status.holding_back = false;
         // The source was not listened to meanwhile.
-        self.heard(true);
+        if self.schedule.unheard_since().is_none() {
+            self.first_hand(true);
+        }
     }
 
     /// A source that gives what is refused again and again must not keep a thread busy; but whoever mends a document
@@ -493,6 +508,10 @@ impl Runner {
             rejected_count: recorded.rejected_apps.len() + recorded.rejected_certificates.len(),
         })
     }
+}
+
+fn is_news(update: &Update) -> bool {
+    !matches!(update, Update::Alive { .. })
 }
 
 /// How long at most a feed is held back after what was refused, if reading it took no longer.

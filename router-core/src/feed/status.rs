@@ -28,6 +28,9 @@ pub struct FeedStatus {
     pub heard_seconds: Option<f64>,
     /// The source should have been heard of since, and was not.
     pub silent: bool,
+    /// Seconds since nothing is known of what the source would say: it is silent or cannot be asked, or whoever passes its
+    /// routes on does not hear of it. None while it is well.
+    pub unheard_seconds: Option<f64>,
     /// Why the last update was not put in force, or could not be had; none once one is good again.
     pub last_error: Option<String>,
     /// A document that is not believed: `POST /v1/feed/confirm` makes it so.
@@ -173,6 +176,7 @@ pub(super) struct Recorded {
     pub(super) status: FeedStatus,
     pub(super) applied_at: Option<Instant>,
     pub(super) heard_at: Option<Instant>,
+    pub(super) unheard_since: Option<Instant>,
     pub(super) rejected_apps: Rejections,
     pub(super) rejected_certificates: Vec<Rejection>,
     /// What somebody has confirmed and the runner has not heard of yet.
@@ -230,6 +234,7 @@ impl Board {
         FeedStatus {
             age_seconds: recorded.applied_at.map(since),
             heard_seconds: recorded.heard_at.map(since),
+            unheard_seconds: recorded.unheard_since.map(since),
             rejected: rejected
                 .chain(&recorded.rejected_certificates)
                 .cloned()

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 const DOCUMENT: &str =
     r#"{"format":1,"revision":5,"apps":[{"name":"shop","domains":["shop.test"],"dynos":[]}]}"#;
 
+type Source = (&'static str, fn(&RawHead) -> Vec<u8>);
+
 fn feed_of(address: std::net::SocketAddr) -> HttpFeed {
     HttpFeed::new(HttpFeedSettings::new(format!("http://{address}/v1/routes"))).unwrap()
 }
@@ -47,7 +49,7 @@ async fn asked_for_two_minutes(answers: fn(&RawHead) -> Vec<u8>) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_is_not_asked_in_a_circle() {
-    let sources: [(&str, fn(&RawHead) -> Vec<u8>); 7] = [
+    let sources: [Source; 7] = [
         ("304 to everything", |_| answer("304 Not Modified", "", "")),
         ("304 to the whole, 410 to the rest", |head| {
             match head.target().contains("since=") {
@@ -126,4 +128,27 @@ async fn a_long_address_is_cut() {
     let error = update.unwrap_err().to_string();
     assert!(error.len() < 500, "{}", error.len());
     assert!(error.contains("xxxx; redirects are not followed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_relay_remembers_is_no_word_from_its_source() {
+    let dyno = FakeDyno::respond_with_body(|head, _| match head.method() {
+        "POST" => answer("404 Not Found", "", ""),
+        _ if head.has("if-none-match") => answer(
+            "304 Not Modified",
+            "Feed-Silent: 1\r\nFeed-Revision: 5\r\n",
+            "",
+        ),
+        _ => answer("200 OK", "Feed-Silent: 1\r\nETag: \"five\"\r\n", DOCUMENT),
+    })
+    .await;
+    let router = Router::builder().workers(1).build().unwrap();
+    let feed = feed::start(&router, feed_of(dyno.address()), FeedOptions::default());
+    feed.wait_for(5).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let status = feed.status();
+    assert_eq!(status.heard_seconds, None);
+    let unheard = status.unheard_seconds.unwrap();
+    assert!(unheard > 3500.0, "{unheard}");
+    feed.stop().await;
 }

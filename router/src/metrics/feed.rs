@@ -25,6 +25,11 @@ pub(super) fn render(out: &mut Exposition, feed: &FeedStatus) {
             feed.heard_seconds,
         ),
         (
+            "router_feed_unheard_seconds",
+            "Time since nothing is known of what the source would say; absent while it is well.",
+            feed.unheard_seconds,
+        ),
+        (
             "router_feed_apply_seconds",
             "Time that the last update took to be read and applied.",
             feed.apply_seconds,

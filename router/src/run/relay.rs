@@ -66,7 +66,7 @@ async fn live(
     let source = Arc::clone(&state);
     let unheard = move || {
         let feed = source.feed.status();
-        feed.silent || feed.stale
+        feed.stale || feed.unheard_seconds.is_some()
     };
     let relay = publisher.serve(unheard).await?;
     let relay = state.relay.get_or_init(|| relay);

@@ -28,7 +28,7 @@ use message::Message;
 use request::{Answer, Question, Trouble};
 use settings::FeedUrl;
 
-pub(super) use request::REVISION;
+pub(super) use request::{REVISION, SILENT};
 pub use settings::{HttpFeedSettings, HttpFeedSettingsError};
 
 /// A feed that asks an HTTP server.
@@ -53,6 +53,8 @@ pub struct HttpFeed {
     streams: bool,
     /// The source forgot the revision that we have.
     forgotten: bool,
+    /// What came last came from a relay that does not hear of its own source.
+    second_hand: bool,
     acks: Acks,
     /// Held while they are said again, which happens once at a time. How often that has failed in a row.
     renewing: Arc<Mutex<u32>>,
@@ -143,6 +145,7 @@ impl HttpFeed {
             last: None,
             streams: false,
             forgotten: false,
+            second_hand: false,
             acks: Acks::default(),
             renewing: Arc::default(),
             tasks,
@@ -286,7 +289,9 @@ impl HttpFeed {
                 connection,
                 lines,
                 tag,
+                second_hand,
             } => {
+                self.second_hand = second_hand;
                 self.streams = true;
                 self.state = State::Streaming(Box::new(Stream {
                     lines,
@@ -298,7 +303,11 @@ impl HttpFeed {
                 }));
                 None
             }
-            Answer::Nothing { revision } => {
+            Answer::Nothing {
+                revision,
+                second_hand,
+            } => {
+                self.second_hand = second_hand;
                 self.backoff.reset();
                 // Where a whole document need not be sent, what comes after it is asked for at once; unless the source
                 // says in the same breath that it has an older one, so that the whole is wanted still.
@@ -308,7 +317,12 @@ impl HttpFeed {
                     revision: revision.or(asked.revision),
                 })
             }
-            Answer::One { message, tag } => {
+            Answer::One {
+                message,
+                tag,
+                second_hand,
+            } => {
+                self.second_hand = second_hand;
                 self.backoff.reset();
                 self.streams = false;
                 self.last = Some(asked);
@@ -320,6 +334,8 @@ impl HttpFeed {
 
     /// What comes of a message of the stream.
     fn streamed(&mut self, mut message: Message) -> Update {
+        // A relay that streams on hears of its source again.
+        self.second_hand &= matches!(message.update, Update::Snapshot(_));
         if let State::Streaming(stream) = &mut self.state {
             match &message.update {
                 Update::Snapshot(_) => self.known = message.revision.zip(stream.tag.take()),
@@ -385,6 +401,10 @@ impl Feed for HttpFeed {
 
     fn has_heartbeat(&self) -> bool {
         self.streams
+    }
+
+    fn is_second_hand(&self) -> bool {
+        self.second_hand
     }
 
     async fn next(&mut self, position: Position) -> Result<Update, FeedError> {

@@ -40,9 +40,14 @@ pub(super) enum Answer {
     One {
         message: Message,
         tag: Option<HeaderValue>,
+        /// A relay says it that does not hear of its own source.
+        second_hand: bool,
     },
     /// The source has nothing newer than this, if it said so.
-    Nothing { revision: Option<u64> },
+    Nothing {
+        revision: Option<u64>,
+        second_hand: bool,
+    },
     /// All of it, as it comes.
     Stream {
         /// Held for as long.
@@ -50,6 +55,7 @@ pub(super) enum Answer {
         lines: Box<Reader<Incoming>>,
         /// Of the document that it may begin with.
         tag: Option<HeaderValue>,
+        second_hand: bool,
     },
 }
 
@@ -75,12 +81,16 @@ impl Question {
             headers.insert(IF_NONE_MATCH, known.clone());
         }
         let (connection, head, body) = self.send(request).await?;
+        let second_hand = head.headers.contains_key(SILENT);
         match head.status {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED => {
                 self.caller.keep(connection).await;
                 let revision = revision(&head.headers);
-                return Ok(Answer::Nothing { revision });
+                return Ok(Answer::Nothing {
+                    revision,
+                    second_hand,
+                });
             }
             _ => return Err(self.refused(&head, body).await),
         }
@@ -97,6 +107,7 @@ impl Question {
                 connection,
                 lines: Box::new(reader),
                 tag: head.headers.get(ETAG).cloned(),
+                second_hand,
             });
         }
         let text = self.whole(reader).await?;
@@ -104,6 +115,7 @@ impl Question {
         Ok(Answer::One {
             message: Message::read_with_revision(text).await,
             tag: head.headers.get(ETAG).cloned(),
+            second_hand,
         })
     }
 
@@ -264,6 +276,8 @@ fn revision(headers: &HeaderMap) -> Option<u64> {
 
 /// On each answer of a source that says at which revision it is.
 pub(in crate::feed) const REVISION: &str = "feed-revision";
+/// On each answer of a relay that does not hear of its own source.
+pub(in crate::feed) const SILENT: &str = "feed-silent";
 const ACCEPTED: HeaderValue =
     HeaderValue::from_static("application/x-ndjson, application/json;q=0.9, */*;q=0.1");
 const STREAMS: [&str; 3] = [

@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::subscriber::{Begin, Subscriber};
 use super::tokens::Tokens;
 use crate::clock::{self, Instant};
-use crate::feed::http::REVISION;
+use crate::feed::http::{REVISION, SILENT};
 
 /// Who answers.
 pub(super) struct Answering {
@@ -44,6 +44,9 @@ impl Answering {
             VARY,
             HeaderValue::from_static("Accept, Accept-Encoding, Authorization"),
         );
+        if self.shared.is_silent() {
+            headers.insert(SILENT, HeaderValue::from_static("1"));
+        }
         if let Some(revision) = self.shared.published().revision {
             let name = HeaderName::from_static(REVISION);
             headers.entry(name).or_insert_with(|| revision.into());

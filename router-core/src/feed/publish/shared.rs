@@ -119,10 +119,15 @@ impl Shared {
         tasks::blocking(move || shared.published().build()).await?
     }
 
+    /// Whether the source is not heard of.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
     /// A line that says that all is well and nothing new. While the source is not heard of, an empty line only keeps the
     /// connection: who reads here is to notice, as if he read there.
     pub(super) fn heartbeat(&self, revision: u64) -> Bytes {
-        if self.silent.load(Ordering::Relaxed) {
+        if self.is_silent() {
             return Bytes::from_static(b"\n");
         }
         format!("{{\"heartbeat\":{revision}}}\n").into()
