@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -144,10 +144,19 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, answering: Arc<
 
 async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, answering: Arc<Answering>) {
     let stop = answering.shared.stop.clone();
+    let (asked, begun) = oneshot::channel::<()>();
+    let asked = Mutex::new(Some(asked));
     let service = service_fn(move |request| {
+        drop(asked.lock().unwrap_or_else(PoisonError::into_inner).take());
         let answering = Arc::clone(&answering);
         async move { Ok::<_, Infallible>(answering.answer(request).await) }
     });
+    // Whoever only connects may show no token, and must not keep those out who would.
+    let asks_nothing = async {
+        if tokio::time::timeout(FIRST_HEAD, begun).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
@@ -156,8 +165,12 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, answering: Arc<Answer
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = tokio::select! {
-        // Cancel-safe, both: the connection goes on below.
+        // Cancel-safe, all: the connection goes on below, or is over.
         served = connection.as_mut() => served,
+        () = asks_nothing => {
+            tracing::debug!("a reader connected and asked nothing");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let ended = tokio::time::timeout(LAST_MOMENT, connection).await;
@@ -172,10 +185,63 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, answering: Arc<Answer
 /// A reader that takes nothing for so long is not there any more.
 const TAKES_NOTHING: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Between requests and for a request head.
+/// For the first request head of a connection.
+const FIRST_HEAD: Duration = Duration::from_secs(10);
+/// Between requests and for a later request head.
 const IDLE: Duration = Duration::from_secs(90);
 const MOST_BUFFERED: usize = 64 * 1024;
 /// For streams to come to their end when this one stops.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// Out of file descriptors: trying again at once would only burn a core.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::clock;
+    use crate::feed::publish::settings::PublishSettings;
+    use crate::feed::publish::shared::Shared;
+
+    fn answering() -> Arc<Answering> {
+        let settings = PublishSettings::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Arc::new(Answering {
+            shared: Arc::new(Shared::new(settings)),
+            tokens: None,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_connects_and_asks_nothing_is_sent_away_soon() {
+        for head in ["", "GET /healthz HTT"] {
+            let start = clock::now();
+            let (mut reader, stream) = tokio::io::duplex(4096);
+            let end = async {
+                reader.write_all(head.as_bytes()).await.unwrap();
+                reader.read(&mut [0]).await.unwrap()
+            };
+            let ((), read) = tokio::join!(http(stream, answering()), end);
+            let took = clock::now() - start;
+            assert_eq!((read, took.as_secs()), (0, FIRST_HEAD.as_secs()), "{head}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_asked_may_take_longer_for_the_next_time() {
+        let (mut reader, stream) = tokio::io::duplex(4096);
+        let asks = async move {
+            for _ in 0..3 {
+                let request = b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n";
+                reader.write_all(request).await.unwrap();
+                let mut answer = [0; 4096];
+                let length = reader.read(&mut answer).await.unwrap();
+                assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+                tokio::time::sleep(IDLE / 2).await;
+            }
+        };
+        tokio::join!(http(stream, answering()), asks);
+    }
+}
