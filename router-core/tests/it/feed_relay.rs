@@ -633,6 +633,49 @@ async fn a_contested_domain_is_the_same_apps_everywhere() {
 }
 
 #[tokio::test]
+async fn acknowledgements_may_be_long_but_not_without_end() {
+    let (_script, relay) = relay_at(&apps(1, &["a"]), 1).await;
+    let one = |id: &str, bytes: usize| {
+        format!(
+            r#"{{"router":"{id}","revision":1,"x":"{}"}}"#,
+            "x".repeat(bytes)
+        )
+    };
+    let several = |ids: std::ops::Range<usize>, bytes: usize| {
+        let all: Vec<_> = ids.map(|id| one(&format!("r{id}"), bytes)).collect();
+        format!("[{}]", all.join(","))
+    };
+    for (status, body) in [
+        (204, one("r0", 1000)),
+        (204, one("r1", 1_000_000)),
+        (400, one("r2", 1 << 20)),
+        (204, several(3..6, 1 << 20)),
+        (413, several(6..11, 1 << 20)),
+    ] {
+        let length = body.len();
+        let head = format!(
+            "POST /v1/routes/acks HTTP/1.1\r\nHost: relay\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut client = relay.client().await;
+        client.send(head + &body).await;
+        assert_eq!(
+            client.read_response().await.status,
+            status,
+            "{length} bytes"
+        );
+    }
+    let view = parsed(&ask(&relay, "/v1/routes/acks", "").await.text());
+    let ids: Vec<_> = view["routers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|router| &router["router"])
+        .collect();
+    assert_eq!(ids, ["r0", "r1", "r3", "r4", "r5"]);
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn what_somebody_has_confirmed_here_needs_nobody_there() {
     let (script, relay) = relay_at(&apps(1, &["a", "b", "c", "d"]), 1).await;
     let router = Router::builder().workers(1).build().unwrap();

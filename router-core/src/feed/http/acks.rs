@@ -17,6 +17,8 @@ pub(super) struct Acks {
     others: Option<PassedOn>,
     /// What the others' news stood at when they were passed on last.
     passed_on: u64,
+    /// There are more of them than are said at a time; those after this one come next.
+    said_until: Option<String>,
     said_at: Option<Instant>,
     /// The source takes no acknowledgements; until then it is not asked again whether it does.
     deaf_until: Option<Instant>,
@@ -49,6 +51,7 @@ impl Acks {
     pub(super) fn due(&self) -> impl Future<Output = ()> + Send + use<> {
         let (said_at, passed_on) = (self.said_at, self.passed_on);
         let news = self.others.as_ref().map(PassedOn::news);
+        let is_part = self.said_until.is_some();
         async move {
             let Some(said_at) = said_at else {
                 return std::future::pending().await;
@@ -60,7 +63,7 @@ impl Acks {
             let soon = async {
                 tokio::time::sleep_until(said_at + AT_MOST_EVERY).await;
                 // The other end lives as long as this one.
-                drop(news.wait_for(|now| *now != passed_on).await);
+                drop(news.wait_for(|now| is_part || *now != passed_on).await);
             };
             tokio::select! {
                 () = again => {}
@@ -80,17 +83,38 @@ impl Acks {
             return None;
         }
         let own = self.own.as_ref()?;
-        let text = match &self.others {
-            None => serde_json::to_vec(own),
-            Some(others) => {
-                self.passed_on = *others.news().borrow();
-                let mut acks = others.acks();
-                acks.insert(0, own.clone());
-                serde_json::to_vec(&acks)
-            }
+        let Some(others) = &self.others else {
+            return serde_json::to_vec(own).ok().map(Bytes::from);
         };
-        text.ok().map(Bytes::from)
+        if self.said_until.is_none() {
+            self.passed_on = *others.news().borrow();
+        }
+        let after = self.said_until.take();
+        let (text, said_until) = part(own, &others.acks(), after.as_deref())?;
+        self.said_until = said_until;
+        Some(text)
     }
+}
+
+/// Our own, and some of the others after one of them; and up to where, if there are more.
+fn part(own: &Ack, others: &[Ack], after: Option<&str>) -> Option<(Bytes, Option<String>)> {
+    let mut text = vec![b'['];
+    serde_json::to_writer(&mut text, own).ok()?;
+    let is_due = |ack: &&Ack| after.is_none_or(|after| *ack.router > *after);
+    let mut said_until = None;
+    let mut count = 1;
+    for ack in others.iter().filter(is_due) {
+        if count == MOST_AT_ONCE || count > 1 && text.len() > LONG {
+            text.push(b']');
+            return Some((text.into(), said_until));
+        }
+        text.push(b',');
+        serde_json::to_writer(&mut text, ack).ok()?;
+        said_until = Some(ack.router.clone());
+        count += 1;
+    }
+    text.push(b']');
+    Some((text.into(), None))
 }
 
 /// The source forgets after a minute.
@@ -98,3 +122,51 @@ const AGAIN: Duration = Duration::from_secs(20);
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// How long a source is believed that it takes no acknowledgements.
 const DEAF: Duration = Duration::from_mins(10);
+/// Many thousands are said in parts, so that neither side has much to do at a time.
+const MOST_AT_ONCE: usize = 500;
+/// A part with so many bytes gets no more. The source takes four times as much.
+const LONG: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(router: String) -> Ack {
+        Ack {
+            router,
+            revision: 7,
+            rejected: Vec::new(),
+            rejected_count: 0,
+        }
+    }
+
+    #[test]
+    fn many_routers_are_told_of_in_parts() {
+        let own = ack("own".to_owned());
+        let others: Vec<_> = (0..1200).map(|id| ack(format!("r{id:04}"))).collect();
+        let (mut after, mut seen, mut parts) = (None, Vec::new(), 0);
+        loop {
+            let (text, until) = part(&own, &others, after.as_deref()).unwrap();
+            let said: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
+            assert!(said.len() <= MOST_AT_ONCE && said[0]["router"] == "own");
+            let ids = said[1..].iter().map(|ack| ack["router"].clone());
+            seen.extend(ids);
+            parts += 1;
+            after = until;
+            if after.is_none() {
+                break;
+            }
+        }
+        let wanted: Vec<_> = others.iter().map(|ack| ack.router.clone()).collect();
+        assert_eq!(
+            (seen, parts),
+            (wanted.into_iter().map(Into::into).collect(), 3)
+        );
+        // Bulky ones fill a part sooner.
+        let bulky: Vec<_> = (0..3)
+            .map(|id| ack(format!("{id}{}", "x".repeat(LONG))))
+            .collect();
+        let (text, until) = part(&own, &bulky, None).unwrap();
+        assert!(text.len() < 2 * LONG && until.as_ref() == Some(&bulky[0].router));
+    }
+}

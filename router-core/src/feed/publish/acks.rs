@@ -1,13 +1,13 @@
 //! What is in force on the routers that read here, as they say it themselves. A router that says nothing for a minute is
-//! forgotten, so that one that is gone for good keeps no deploy waiting.
+//! forgotten, so that one that is gone for good keeps no deploy waiting. However much is said, only so much is kept.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use router_model::snapshot::Rejection;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Instant;
 use crate::feed::Ack;
@@ -19,11 +19,13 @@ pub(super) struct Acks {
     routers: Mutex<HashMap<String, Known>>,
     /// Moves when something new was said.
     news: watch::Sender<u64>,
+    /// Held for a long body, while it comes and is read.
+    pub(super) long_bodies: Semaphore,
 }
 
 #[derive(Debug)]
 struct Known {
-    ack: Ack,
+    ack: Arc<Ack>,
     heard: Instant,
 }
 
@@ -42,16 +44,24 @@ pub(super) struct AcksView {
 #[derive(Debug, Serialize)]
 pub(super) struct RouterView {
     #[serde(flatten)]
-    ack: Ack,
+    ack: Arc<Ack>,
     /// Since it was last heard of.
     age_seconds: f64,
 }
 
 impl Acks {
+    /// One may be so long.
+    pub(super) const LONGEST_ONE: usize = 1 << 20;
+    /// An array of them may be so long.
+    pub(super) const LONGEST_SEVERAL: usize = 4 << 20;
+    /// There may be any number of bodies that are not longer.
+    pub(super) const SHORT: usize = 64 << 10;
+
     pub(super) fn new() -> Self {
         Self {
             routers: Mutex::default(),
             news: watch::Sender::new(0),
+            long_bodies: Semaphore::new(LONG_BODIES),
         }
     }
 
@@ -60,36 +70,25 @@ impl Acks {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn put(&self, text: &[u8], now: Instant) -> Result<(), String> {
-        let said: Said = serde_json::from_slice(text).map_err(|_| EXPECTED.to_owned())?;
-        let said = match said {
-            Said::One(ack) => vec![ack],
-            Said::Several(acks) => acks,
-        };
-        let good = |said: &SaidAck| (1..=LONGEST_ID).contains(&said.router.len());
-        if let Some(bad) = said.iter().find(|ack| !good(ack)) {
-            let length = bad.router.len();
-            return Err(format!(
-                "router: an id of {length} bytes, must have 1 to {LONGEST_ID}"
-            ));
-        }
+        let said = read(text)?;
         let mut routers = self.lock(now);
-        let mut news = false;
+        let (mut news, mut full) = (false, false);
         for ack in said.into_iter().map(SaidAck::into_ack) {
             if routers.len() >= MOST_ROUTERS && !routers.contains_key(&ack.router) {
-                return Err(format!("there are {MOST_ROUTERS} routers already"));
+                full = true;
+                continue;
             }
-            let known = Known { ack, heard: now };
-            let key = known.ack.router.clone();
-            let ack = known.ack.clone();
-            let before = routers.insert(key, known);
-            news |= before.is_none_or(|before| before.ack != ack);
+            news |= take(&mut routers, ack, now);
         }
         drop(routers);
         if news {
             self.news
                 .send_modify(|count| *count = count.wrapping_add(1));
         }
-        Ok(())
+        match full {
+            true => Err(format!("there are {MOST_ROUTERS} routers already")),
+            false => Ok(()),
+        }
     }
 
     /// Moves when something new was said.
@@ -99,8 +98,14 @@ impl Acks {
 
     /// All of them, to be told further on.
     pub(super) fn all(&self, now: Instant) -> Vec<Ack> {
-        let routers = self.lock(now);
-        let mut acks: Vec<_> = routers.values().map(|known| known.ack.clone()).collect();
+        let acks: Vec<_> = {
+            let routers = self.lock(now);
+            routers
+                .values()
+                .map(|known| Arc::clone(&known.ack))
+                .collect()
+        };
+        let mut acks: Vec<_> = acks.iter().map(|ack| Ack::clone(ack)).collect();
         acks.sort_by(|one, other| one.router.cmp(&other.router));
         acks
     }
@@ -112,6 +117,12 @@ impl Acks {
         (routers.len(), revisions.min())
     }
 
+    /// Whether there are routers, and all have at least some revision.
+    pub(super) fn reached(&self, at_least: u64, now: Instant) -> bool {
+        let (_, lowest) = self.lowest(now);
+        lowest.is_some_and(|lowest| lowest >= at_least)
+    }
+
     /// How things stand, and whether all have at least some revision.
     pub(super) fn view(
         &self,
@@ -119,22 +130,20 @@ impl Acks {
         at_least: Option<u64>,
         now: Instant,
     ) -> AcksView {
-        let routers = self.lock(now);
-        let mut views: Vec<_> = routers
+        let reached = at_least.map(|least| self.reached(least, now));
+        let routers = self
+            .lock(now)
             .values()
-            .map(|known| RouterView {
-                ack: known.ack.clone(),
-                age_seconds: now.saturating_duration_since(known.heard).as_secs_f64(),
-            })
+            .map(|known| known.view(now))
             .collect();
-        views.sort_by(|one, other| one.ack.router.cmp(&other.ack.router));
-        let reached = at_least
-            .map(|least| !views.is_empty() && views.iter().all(|view| view.ack.revision >= least));
-        AcksView {
+        let mut view = AcksView {
             revision,
             reached,
-            routers: views,
-        }
+            routers,
+        };
+        let by_id = |one: &RouterView, other: &RouterView| one.ack.router.cmp(&other.ack.router);
+        view.routers.sort_by(by_id);
+        view
     }
 
     /// The routers that were heard of lately.
@@ -145,12 +154,44 @@ impl Acks {
     }
 }
 
-/// What the body of an acknowledgement says.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Said {
-    One(SaidAck),
-    Several(Vec<SaidAck>),
+impl Known {
+    fn view(&self, now: Instant) -> RouterView {
+        RouterView {
+            ack: Arc::clone(&self.ack),
+            age_seconds: now.saturating_duration_since(self.heard).as_secs_f64(),
+        }
+    }
+}
+
+/// Takes one down; whether it says something new.
+fn take(routers: &mut HashMap<String, Known>, ack: Ack, heard: Instant) -> bool {
+    if let Some(known) = routers.get_mut(&ack.router) {
+        known.heard = heard;
+        let new = *known.ack != ack;
+        if new {
+            known.ack = Arc::new(ack);
+        }
+        return new;
+    }
+    let (router, ack) = (ack.router.clone(), Arc::new(ack));
+    routers.insert(router, Known { ack, heard });
+    true
+}
+
+/// Reads a body. What is wrong is looked for before anything is taken down.
+fn read(text: &[u8]) -> Result<Vec<SaidAck>, String> {
+    // Not left to serde: it would first put together a copy that can be anything.
+    let said = match text.trim_ascii_start().first() {
+        Some(b'[') => serde_json::from_slice(text),
+        Some(b'{') if text.len() > Acks::LONGEST_ONE => {
+            let longest = Acks::LONGEST_ONE;
+            return Err(format!("more than {longest} bytes for one router"));
+        }
+        _ => serde_json::from_slice(text).map(|one: SaidAck| vec![one]),
+    };
+    let said = said.map_err(|_| EXPECTED.to_owned())?;
+    said.iter().try_for_each(SaidAck::check)?;
+    Ok(said)
 }
 
 #[derive(Deserialize)]
@@ -169,6 +210,20 @@ struct SaidRejection {
 }
 
 impl SaidAck {
+    fn check(&self) -> Result<(), String> {
+        let length = self.router.len();
+        if !(1..=LONGEST_ID).contains(&length) {
+            return Err(format!(
+                "router: an id of {length} bytes, must have 1 to {LONGEST_ID}"
+            ));
+        }
+        // It is shown, and passed on to others who show it.
+        match self.router.chars().any(char::is_control) {
+            true => Err("router: an id with control characters".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     fn into_ack(self) -> Ack {
         let count = self.rejected.len();
         let rejected = self.rejected.into_iter().take(MOST_REJECTIONS);
@@ -177,19 +232,35 @@ impl SaidAck {
             router: self.router,
             revision: self.revision,
             rejected: rejected
-                .map(|SaidRejection { app, reason }| Rejection { app, reason })
+                .map(|SaidRejection { app, reason }| Rejection {
+                    app: cut(app, LONGEST_NAME),
+                    reason: cut(reason, LONGEST_REASON),
+                })
                 .collect(),
         }
     }
 }
 
+/// The beginning of a text, which keeps no more memory than that.
+fn cut(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest));
+        text.push('…');
+    }
+    text.shrink_to_fit();
+    text
+}
+
 /// Routers say it every twenty seconds.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 const EXPECTED: &str = "expected {\"router\": \"ID\", \"revision\": NUMBER, \"rejected\": [{\"app\", \"reason\"}]}, or an array of these";
-const LONGEST_ID: usize = 255;
-const MOST_ROUTERS: usize = 100_000;
+const LONGEST_ID: usize = 200;
+const MOST_ROUTERS: usize = 10_000;
 /// Of one router; the first ones are enough to see what is wrong.
-const MOST_REJECTIONS: usize = 100;
+const MOST_REJECTIONS: usize = 20;
+const LONGEST_NAME: usize = 200;
+const LONGEST_REASON: usize = 1000;
+const LONG_BODIES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -235,7 +306,11 @@ mod tests {
     #[test]
     fn what_is_no_acknowledgement_is_refused() {
         let (acks, now) = (Acks::new(), clock::now());
-        let long = format!(r#"{{"router":"{}","revision":7}}"#, "x".repeat(256));
+        let long = format!(r#"{{"router":"{}","revision":7}}"#, "x".repeat(201));
+        let bulky = format!(
+            r#"{{"router":"a","revision":7,"x":"{}"}}"#,
+            "x".repeat(Acks::LONGEST_ONE)
+        );
         for (text, wanted) in [
             ("", "expected"),
             ("7", "expected"),
@@ -245,12 +320,44 @@ mod tests {
                 r#"[{"router":"a","revision":1},{"router":"","revision":1}]"#,
                 "0 bytes",
             ),
-            (&long, "256 bytes"),
+            (&long, "201 bytes"),
+            (
+                "{\"router\":\"a\\nb\",\"revision\":1}",
+                "control characters",
+            ),
+            (&bulky, "more than"),
         ] {
             let error = said(&acks, text, now).unwrap_err();
-            assert!(error.contains(wanted), "{text}: {error}");
+            assert!(error.contains(wanted), "{wanted}: {error}");
         }
         assert_eq!(acks.lowest(now), (0, None));
         said(&acks, "[]", now).unwrap();
+    }
+
+    #[test]
+    fn only_so_much_is_kept() {
+        let (acks, now) = (Acks::new(), clock::now());
+        let rejections =
+            vec![serde_json::json!({"app": "ä".repeat(500), "reason": "ä".repeat(5000)}); 1000];
+        let text = serde_json::json!({"router": "a", "revision": 7, "rejected": rejections[..50]});
+        said(&acks, &text.to_string(), now).unwrap();
+        let kept = acks.all(now).remove(0);
+        assert_eq!((kept.rejected.len(), kept.rejected_count), (20, 50));
+        let rejection = &kept.rejected[0];
+        assert_eq!(
+            (
+                rejection.app.chars().count(),
+                rejection.reason.chars().count()
+            ),
+            (101, 501)
+        );
+        let many: Vec<_> = (0..MOST_ROUTERS)
+            .map(|id| serde_json::json!({"router": format!("r{id}"), "revision": 7}))
+            .collect();
+        let error = said(&acks, &serde_json::to_string(&many).unwrap(), now).unwrap_err();
+        assert!(error.contains("10000 routers already"), "{error}");
+        assert_eq!(acks.lowest(now), (MOST_ROUTERS, Some(7)));
+        // Those that are known may go on.
+        said(&acks, r#"{"router":"a","revision":8}"#, now).unwrap();
     }
 }

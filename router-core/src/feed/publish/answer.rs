@@ -214,23 +214,40 @@ impl Answering {
     }
 
     async fn acknowledged(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        let body = Limited::new(request.into_body(), LONGEST_ACKS).collect();
-        let body = tokio::time::timeout(PATIENCE, body).await;
+        use super::acks::Acks;
+        let longest = LONGEST_ACKS.min(Acks::LONGEST_SEVERAL);
+        let acks = &self.shared.acks;
+        let length = hyper::body::Body::size_hint(request.body()).exact();
+        let is_short = length.is_some_and(|length| length <= Acks::SHORT as u64);
+        let read = async {
+            // A permit that is waited for in vain is as good as a body that does not come.
+            let permit = match is_short {
+                true => None,
+                false => acks.long_bodies.acquire().await.ok(),
+            };
+            let body = Limited::new(request.into_body(), longest).collect();
+            (body.await, permit)
+        };
+        let Ok((body, permit)) = tokio::time::timeout(PATIENCE, read).await else {
+            let why = "the body did not come";
+            return Err(refusal(StatusCode::REQUEST_TIMEOUT, why));
+        };
         let body = match body {
-            Err(_) => {
-                return Err(refusal(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body did not come",
-                ));
-            }
-            Ok(Err(failed)) if failed.is::<LengthLimitError>() => {
-                let message = format!("more than {LONGEST_ACKS} bytes");
+            Err(failed) if failed.is::<LengthLimitError>() => {
+                let message = format!("more than {longest} bytes");
                 return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, &message));
             }
-            Ok(Err(failed)) => return Err(refusal(StatusCode::BAD_REQUEST, &failed.to_string())),
-            Ok(Ok(body)) => body.to_bytes(),
+            Err(failed) => return Err(refusal(StatusCode::BAD_REQUEST, &failed.to_string())),
+            Ok(body) => body.to_bytes(),
         };
-        let put = self.shared.acks.put(&body, clock::now());
+        let put = if is_short {
+            acks.put(&body, clock::now())
+        } else {
+            let shared = Arc::clone(&self.shared);
+            let put = crate::tasks::blocking(move || shared.acks.put(&body, clock::now())).await;
+            put.ok_or_else(|| Box::new(broken()))?
+        };
+        drop(permit);
         put.map_err(|wrong| refusal(StatusCode::BAD_REQUEST, &wrong))?;
         let mut answer = Response::new(Body::short(Bytes::new()));
         *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -243,33 +260,36 @@ impl Answering {
         let until = query.wait(self.shared.settings.longest_wait)?;
         let mut news = self.shared.acks.news();
         let mut waiting = None;
-        loop {
+        while let (Some(least), Some(until)) = (at_least, until) {
             news.mark_unchanged();
-            let revision = self.shared.published().revision;
-            let view = self.shared.acks.view(revision, at_least, clock::now());
-            let waits = until.filter(|_| view.reached == Some(false));
-            let Some(until) = waits.filter(|until| clock::now() < *until) else {
-                let status = match view.reached {
-                    Some(false) => StatusCode::GATEWAY_TIMEOUT,
-                    Some(true) | None => StatusCode::OK,
-                };
-                return Ok(json(status, &view));
-            };
+            let now = clock::now();
+            if now >= until || self.shared.acks.reached(least, now) {
+                break;
+            }
             if waiting.is_none() {
                 self.make_room()?;
                 waiting = Some(self.shared.stats.waiting.enter());
             }
             // Routers that are gone are forgotten without anybody saying anything.
-            let soon = until.min(clock::now() + LOOK_AGAIN);
+            let soon = until.min(now + LOOK_AGAIN);
             tokio::select! {
                 // Cancel-safe, all: what is waited for stays there.
                 _ = news.changed() => {}
                 () = tokio::time::sleep_until(soon) => {}
-                () = self.shared.stop.cancelled() => {
-                    return Ok(json(StatusCode::GATEWAY_TIMEOUT, &view));
-                }
+                () = self.shared.stop.cancelled() => break,
             }
         }
+        let shared = Arc::clone(&self.shared);
+        let answer = crate::tasks::blocking(move || {
+            let revision = shared.published().revision;
+            let view = shared.acks.view(revision, at_least, clock::now());
+            let status = match view.reached {
+                Some(false) => StatusCode::GATEWAY_TIMEOUT,
+                Some(true) | None => StatusCode::OK,
+            };
+            json(status, &view)
+        });
+        answer.await.ok_or_else(|| Box::new(broken()))
     }
 }
 
