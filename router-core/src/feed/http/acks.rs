@@ -1,9 +1,11 @@
 //! What the source is told of what is in force here, and on the routers behind this one. It forgets after a minute, so that
 //! it is told again.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::clock::{self, Instant};
 use crate::feed::Ack;
@@ -90,26 +92,46 @@ impl Acks {
             self.passed_on = *others.news().borrow();
         }
         let after = self.said_until.take();
-        let (text, said_until) = part(own, &others.acks(), after.as_deref())?;
+        // The ages first: one that is new since is left for the next time, and none is said to be younger than it is.
+        let ages = others.ages();
+        let (text, said_until) = part(own, &others.acks(), &ages, after.as_deref())?;
         self.said_until = said_until;
         Some(text)
     }
 }
 
+/// What a router behind this one said, and for how long it has said nothing since.
+#[derive(Serialize)]
+struct Aged<'a> {
+    #[serde(flatten)]
+    ack: &'a Ack,
+    age_seconds: f64,
+}
+
 /// Our own, and some of the others after one of them; and up to where, if there are more.
-fn part(own: &Ack, others: &[Ack], after: Option<&str>) -> Option<(Bytes, Option<String>)> {
+fn part(
+    own: &Ack,
+    others: &[Ack],
+    ages: &HashMap<String, f64>,
+    after: Option<&str>,
+) -> Option<(Bytes, Option<String>)> {
     let mut text = vec![b'['];
     serde_json::to_writer(&mut text, own).ok()?;
-    let is_due = |ack: &&Ack| after.is_none_or(|after| *ack.router > *after);
+    // Relays that read from each other hear of themselves.
+    let is_due =
+        |ack: &&Ack| ack.router != own.router && after.is_none_or(|after| *ack.router > *after);
     let mut said_until = None;
     let mut count = 1;
     for ack in others.iter().filter(is_due) {
+        let Some(&age_seconds) = ages.get(&ack.router) else {
+            continue;
+        };
         if count == MOST_AT_ONCE || count > 1 && text.len() > LONG {
             text.push(b']');
             return Some((text.into(), said_until));
         }
         text.push(b',');
-        serde_json::to_writer(&mut text, ack).ok()?;
+        serde_json::to_writer(&mut text, &Aged { ack, age_seconds }).ok()?;
         said_until = Some(ack.router.clone());
         count += 1;
     }
@@ -140,13 +162,36 @@ mod tests {
         }
     }
 
+    fn ages(acks: &[Ack]) -> HashMap<String, f64> {
+        acks.iter().map(|ack| (ack.router.clone(), 7.5)).collect()
+    }
+
+    #[test]
+    fn others_are_told_of_with_their_age_and_oneself_only_once() {
+        let (own, new) = (ack("b".to_owned()), ack("c".to_owned()));
+        let others = [ack("a".to_owned()), own.clone(), new];
+        let (text, _) = part(&own, &others, &ages(&others[..2]), None).unwrap();
+        let said: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
+        let said: Vec<_> = said
+            .iter()
+            .map(|ack| (&ack["router"], &ack["age_seconds"]))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (&"b".into(), &serde_json::Value::Null),
+                (&"a".into(), &7.5.into())
+            ]
+        );
+    }
+
     #[test]
     fn many_routers_are_told_of_in_parts() {
         let own = ack("own".to_owned());
         let others: Vec<_> = (0..1200).map(|id| ack(format!("r{id:04}"))).collect();
         let (mut after, mut seen, mut parts) = (None, Vec::new(), 0);
         loop {
-            let (text, until) = part(&own, &others, after.as_deref()).unwrap();
+            let (text, until) = part(&own, &others, &ages(&others), after.as_deref()).unwrap();
             let said: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
             assert!(said.len() <= MOST_AT_ONCE && said[0]["router"] == "own");
             let ids = said[1..].iter().map(|ack| ack["router"].clone());
@@ -166,7 +211,7 @@ mod tests {
         let bulky: Vec<_> = (0..3)
             .map(|id| ack(format!("{id}{}", "x".repeat(LONG))))
             .collect();
-        let (text, until) = part(&own, &bulky, None).unwrap();
+        let (text, until) = part(&own, &bulky, &ages(&bulky), None).unwrap();
         assert!(text.len() < 2 * LONG && until.as_ref() == Some(&bulky[0].router));
     }
 }

@@ -9,7 +9,8 @@ use router_model::snapshot::Rejection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
-use crate::clock::Instant;
+use super::PassedOn;
+use crate::clock::{self, Instant};
 use crate::feed::Ack;
 
 /// The acknowledgements of the last minute.
@@ -73,12 +74,16 @@ impl Acks {
         let said = read(text)?;
         let mut routers = self.lock(now);
         let (mut news, mut full) = (false, false);
-        for ack in said.into_iter().map(SaidAck::into_ack) {
+        for said in said {
+            let Some(heard) = said.heard(now) else {
+                continue;
+            };
+            let ack = said.into_ack();
             if routers.len() >= MOST_ROUTERS && !routers.contains_key(&ack.router) {
                 full = true;
                 continue;
             }
-            news |= take(&mut routers, ack, now);
+            news |= take(&mut routers, ack, heard);
         }
         drop(routers);
         if news {
@@ -108,6 +113,15 @@ impl Acks {
         let mut acks: Vec<_> = acks.iter().map(|ack| Ack::clone(ack)).collect();
         acks.sort_by(|one, other| one.router.cmp(&other.router));
         acks
+    }
+
+    /// For how long each router was not heard of, in seconds.
+    fn ages(&self, now: Instant) -> HashMap<String, f64> {
+        let routers = self.lock(now);
+        let ages = routers
+            .iter()
+            .map(|(id, known)| (id.clone(), known.age(now)));
+        ages.collect()
     }
 
     /// How many routers there are, and the lowest revision that one of them has.
@@ -158,14 +172,28 @@ impl Known {
     fn view(&self, now: Instant) -> RouterView {
         RouterView {
             ack: Arc::clone(&self.ack),
-            age_seconds: now.saturating_duration_since(self.heard).as_secs_f64(),
+            age_seconds: self.age(now),
         }
+    }
+
+    fn age(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.heard).as_secs_f64()
     }
 }
 
-/// Takes one down; whether it says something new.
+impl PassedOn {
+    /// For how long each router behind this one was not heard of, in seconds.
+    pub(in crate::feed) fn ages(&self) -> HashMap<String, f64> {
+        self.0.acks.ages(clock::now())
+    }
+}
+
+/// Takes one down, unless something younger is known, which may have come another way; whether it says something new.
 fn take(routers: &mut HashMap<String, Known>, ack: Ack, heard: Instant) -> bool {
     if let Some(known) = routers.get_mut(&ack.router) {
+        if heard < known.heard {
+            return false;
+        }
         known.heard = heard;
         let new = *known.ack != ack;
         if new {
@@ -201,6 +229,9 @@ struct SaidAck {
     #[serde(default)]
     rejected: Vec<SaidRejection>,
     rejected_count: Option<usize>,
+    /// Of a relay: since it heard it.
+    #[serde(default)]
+    age_seconds: f64,
 }
 
 #[derive(Deserialize)]
@@ -222,6 +253,14 @@ impl SaidAck {
             true => Err("router: an id with control characters".to_owned()),
             false => Ok(()),
         }
+    }
+
+    /// When the router said it to whoever heard it first; `None` if that is too long ago. Were it always now, relays that
+    /// read from each other would keep a router for ever that is gone.
+    fn heard(&self, now: Instant) -> Option<Instant> {
+        let age = Duration::try_from_secs_f64(self.age_seconds.max(0.0)).ok()?;
+        let heard = now.checked_sub(age)?;
+        (age < FORGOTTEN_AFTER).then_some(heard)
     }
 
     fn into_ack(self) -> Ack {
@@ -265,7 +304,6 @@ const LONG_BODIES: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     fn said(acks: &Acks, text: &str, now: Instant) -> Result<(), String> {
         acks.put(text.as_bytes(), now)
@@ -301,6 +339,37 @@ mod tests {
             .map(|ack| ack.router)
             .collect();
         assert_eq!(names, ["b", "c"]);
+    }
+
+    #[test]
+    fn what_was_passed_on_is_as_old_as_it_was() {
+        let (acks, start) = (Acks::new(), clock::now());
+        let aged = |revision: u64, age: f64| {
+            format!(r#"[{{"router":"a","revision":{revision},"age_seconds":{age:?}}}]"#)
+        };
+        said(&acks, &aged(5, 50.0), start).unwrap();
+        assert_eq!(acks.lowest(start), (1, Some(5)));
+        assert!((acks.ages(start)["a"] - 50.0).abs() < 0.001);
+        // A younger one replaces it, an older one does not come back, whatever way it takes.
+        said(&acks, &aged(7, 10.0), start).unwrap();
+        said(&acks, &aged(6, 11.0), start).unwrap();
+        assert_eq!(acks.lowest(start), (1, Some(7)));
+        said(&acks, r#"{"router":"a","revision":4}"#, start).unwrap();
+        assert_eq!(acks.lowest(start), (1, Some(4)));
+        for age in [60.0, 1e300] {
+            said(&acks, &aged(9, age).replace("\"a\"", "\"gone\""), start).unwrap();
+        }
+        assert_eq!(acks.lowest(start).0, 1);
+        // Relays that tell each other of a router that is gone forget it all the same.
+        let (one, other) = (Acks::new(), Acks::new());
+        said(&one, &aged(5, 0.0), start).unwrap();
+        for seconds in [20, 40, 59] {
+            let now = start + Duration::from_secs(seconds);
+            said(&other, &aged(5, one.ages(now)["a"]), now).unwrap();
+            said(&one, &aged(5, other.ages(now)["a"]), now).unwrap();
+        }
+        let end = start + Duration::from_secs(61);
+        assert_eq!((one.lowest(end).0, other.lowest(end).0), (0, 0));
     }
 
     #[test]
