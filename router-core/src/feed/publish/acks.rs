@@ -131,9 +131,11 @@ impl Acks {
         (routers.len(), revisions.min())
     }
 
-    /// Whether there are routers, and all have at least some revision.
-    pub(super) fn reached(&self, at_least: u64, now: Instant) -> bool {
+    /// Whether there are routers, and all have at least some revision, while `revision` is published. One may be
+    /// ahead of what is published here, after a restart with an old cache; that does not make it published.
+    pub(super) fn reached(&self, revision: Option<u64>, at_least: u64, now: Instant) -> bool {
         let (_, lowest) = self.lowest(now);
+        let lowest = lowest.map(|lowest| lowest.min(revision.unwrap_or(0)));
         lowest.is_some_and(|lowest| lowest >= at_least)
     }
 
@@ -144,7 +146,7 @@ impl Acks {
         at_least: Option<u64>,
         now: Instant,
     ) -> AcksView {
-        let reached = at_least.map(|least| self.reached(least, now));
+        let reached = at_least.map(|least| self.reached(revision, least, now));
         let routers = self
             .lock(now)
             .values()
@@ -332,7 +334,11 @@ mod tests {
         );
         let much_later = start + Duration::from_secs(61);
         assert_eq!(acks.lowest(much_later), (2, Some(8)));
-        assert_eq!(acks.view(None, Some(8), much_later).reached, Some(true));
+        assert_eq!(acks.view(Some(8), Some(8), much_later).reached, Some(true));
+        for published in [None, Some(7)] {
+            let view = acks.view(published, Some(8), much_later);
+            assert_eq!((view.reached, view.routers.len()), (Some(false), 2));
+        }
         let names: Vec<_> = acks
             .all(much_later)
             .into_iter()

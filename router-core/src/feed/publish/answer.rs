@@ -259,11 +259,14 @@ impl Answering {
         let at_least = query.number("at_least")?;
         let until = query.wait(self.shared.settings.longest_wait)?;
         let mut news = self.shared.acks.news();
+        let mut published = self.shared.news();
         let mut waiting = None;
         while let (Some(least), Some(until)) = (at_least, until) {
             news.mark_unchanged();
             let now = clock::now();
-            if now >= until || self.shared.acks.reached(least, now) {
+            published.mark_unchanged();
+            let revision = self.shared.published().revision;
+            if now >= until || self.shared.acks.reached(revision, least, now) {
                 break;
             }
             if waiting.is_none() {
@@ -275,6 +278,7 @@ impl Answering {
             tokio::select! {
                 // Cancel-safe, all: what is waited for stays there.
                 _ = news.changed() => {}
+                _ = published.changed() => {}
                 () = tokio::time::sleep_until(soon) => {}
                 () = self.shared.stop.cancelled() => break,
             }
