@@ -312,12 +312,12 @@ impl Runner {
             Outcome::Gap => {
                 self.board.relist(Relist::Gap);
                 self.hold_until = clock::now();
-                self.hold_if_missing();
+                self.hold_if_missing(Duration::MAX);
             }
             Outcome::Refused { .. } | Outcome::RefusedAgain => {
                 self.hold_after_refusal(asked, spent);
                 if matches!(update, Update::Change(_)) {
-                    self.hold_if_missing();
+                    self.hold_if_missing(REFUSED);
                 }
             }
         }
@@ -395,9 +395,9 @@ impl Runner {
     }
 
     /// What is missing is asked for on a new connection.
-    fn hold_if_missing(&mut self) {
+    fn hold_if_missing(&mut self, most: Duration) {
         let now = clock::now();
-        let pause = self.schedule.missing(now, fastrand::u32(..));
+        let pause = self.schedule.missing(now, fastrand::u32(..)).min(most);
         self.hold_until = self.hold_until.max(now + pause);
     }
 

