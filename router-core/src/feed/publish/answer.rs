@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use super::acks::Acks;
 use super::body::Body;
 use super::history::Change;
 use super::published::Published;
@@ -23,6 +24,7 @@ use super::subscriber::{Begin, Subscriber};
 use super::tokens::Tokens;
 use crate::clock::{self, Instant};
 use crate::feed::http::{REVISION, SILENT};
+use crate::tasks;
 
 /// Who answers.
 pub(super) struct Answering {
@@ -214,8 +216,7 @@ impl Answering {
     }
 
     async fn acknowledged(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        use super::acks::Acks;
-        let longest = LONGEST_ACKS.min(Acks::LONGEST_SEVERAL);
+        let longest = Acks::LONGEST_SEVERAL;
         let acks = &self.shared.acks;
         let length = hyper::body::Body::size_hint(request.body()).exact();
         let is_short = length.is_some_and(|length| length <= Acks::SHORT as u64);
@@ -244,7 +245,7 @@ impl Answering {
             acks.put(&body, clock::now())
         } else {
             let shared = Arc::clone(&self.shared);
-            let put = crate::tasks::blocking(move || shared.acks.put(&body, clock::now())).await;
+            let put = tasks::blocking(move || shared.acks.put(&body, clock::now())).await;
             put.ok_or_else(|| Box::new(broken()))?
         };
         drop(permit);
@@ -284,7 +285,7 @@ impl Answering {
             }
         }
         let shared = Arc::clone(&self.shared);
-        let answer = crate::tasks::blocking(move || {
+        let answer = tasks::blocking(move || {
             let revision = shared.published().revision;
             let view = shared.acks.view(revision, at_least, clock::now());
             let status = match view.reached {
@@ -482,5 +483,4 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// For the body of an acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(10);
-const LONGEST_ACKS: usize = 16 << 20;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
