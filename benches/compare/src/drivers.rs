@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
 use rustix::event::epoll::{CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
 use crate::failed::{Context, Result, fail};
@@ -32,7 +32,11 @@ pub(crate) fn ask(address: SocketAddr, request: &[u8]) -> Result<(TcpStream, u16
         if let Some(end) = http::head_end(&answer) {
             let head = answer.get(..end).unwrap_or_default();
             let status = http::status(head).unwrap_or(0);
-            let length = if status == 101 { 0 } else { http::content_length(head).unwrap_or(0) };
+            let length = if status == 101 {
+                0
+            } else {
+                http::content_length(head).unwrap_or(0)
+            };
             if answer.len() >= end + length {
                 return Ok((stream, status, answer));
             }
@@ -45,7 +49,11 @@ pub(crate) fn ask(address: SocketAddr, request: &[u8]) -> Result<(TcpStream, u16
 }
 
 /// Connections that have been answered once and do nothing more.
-pub(crate) fn idle(address: SocketAddr, connections: usize, websocket: bool) -> Result<Vec<TcpStream>> {
+pub(crate) fn idle(
+    address: SocketAddr,
+    connections: usize,
+    websocket: bool,
+) -> Result<Vec<TcpStream>> {
     let (request, expected) = if websocket {
         (http::handshake(), 101)
     } else {
@@ -89,7 +97,13 @@ pub(crate) fn echo_storm(address: SocketAddr, connections: usize, lasts: Duratio
 
 /// Requests that are due at fixed times, whether or not earlier ones have been answered. One that has to wait for a free connection has
 /// been waiting since it was due, so that a proxy that stalls cannot hide it (coordinated omission).
-pub(crate) fn fixed_rate(address: SocketAddr, path: &str, connections: usize, rate: f64, lasts: Duration) -> Result<Load> {
+pub(crate) fn fixed_rate(
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+    rate: f64,
+    lasts: Duration,
+) -> Result<Load> {
     let request = http::get(path);
     let mut streams = Vec::new();
     for _ in 0..connections {
@@ -119,9 +133,16 @@ pub(crate) fn fixed_rate(address: SocketAddr, path: &str, connections: usize, ra
             swarm.send(nth, &request, started)?;
             sent += 1;
         }
-        let wait = if scheduled < total { at(scheduled).saturating_duration_since(now) } else { PATIENCE };
+        let wait = if scheduled < total {
+            at(scheduled).saturating_duration_since(now)
+        } else {
+            PATIENCE
+        };
         if since.elapsed() > lasts + PATIENCE {
-            return fail(format!("{} of {sent} requests are unanswered", sent - micros.len() as u64));
+            return fail(format!(
+                "{} of {sent} requests are unanswered",
+                sent - micros.len() as u64
+            ));
         }
         for nth in swarm.ready(wait)? {
             swarm.read(nth)?;
@@ -144,7 +165,12 @@ const SENT_AT_ONCE: usize = 4;
 const READ_AT_ONCE: usize = 64 * 1024;
 
 /// Clients that send their requests in drops and read long responses in sips, until told to stop. Says how many requests were answered.
-pub(crate) fn slow_clients(address: SocketAddr, senders: usize, readers: usize, stop: &AtomicBool) -> Result<u64> {
+pub(crate) fn slow_clients(
+    address: SocketAddr,
+    senders: usize,
+    readers: usize,
+    stop: &AtomicBool,
+) -> Result<u64> {
     let small = http::get("/small");
     let long = http::get("/1m");
     let connect = || -> Result<TcpStream> {
@@ -153,8 +179,12 @@ pub(crate) fn slow_clients(address: SocketAddr, senders: usize, readers: usize, 
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    let mut sending = (0..senders).map(|_| Ok((connect()?, 0))).collect::<Result<Vec<_>>>()?;
-    let mut reading = (0..readers).map(|_| Ok((connect()?, 0))).collect::<Result<Vec<_>>>()?;
+    let mut sending = (0..senders)
+        .map(|_| Ok((connect()?, 0)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut reading = (0..readers)
+        .map(|_| Ok((connect()?, 0)))
+        .collect::<Result<Vec<_>>>()?;
     let mut buffer = vec![0; READ_AT_ONCE];
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -166,7 +196,10 @@ pub(crate) fn slow_clients(address: SocketAddr, senders: usize, readers: usize, 
                 let length = stream.read(&mut buffer)?;
                 let answer = buffer.get(..length).unwrap_or_default();
                 if http::status(answer) != Some(200) {
-                    return fail(format!("a slow sender was answered with {:?}", String::from_utf8_lossy(answer)));
+                    return fail(format!(
+                        "a slow sender was answered with {:?}",
+                        String::from_utf8_lossy(answer)
+                    ));
                 }
                 *sent = 0;
                 answered += 1;
@@ -222,10 +255,23 @@ impl Swarm {
         let mut members = Vec::new();
         for (nth, stream) in streams.into_iter().enumerate() {
             stream.set_nonblocking(true)?;
-            epoll::add(&epoll, &stream, EventData::new_u64(nth as u64), EventFlags::IN)?;
-            members.push(Member { stream, received: Vec::with_capacity(1024), started: None });
+            epoll::add(
+                &epoll,
+                &stream,
+                EventData::new_u64(nth as u64),
+                EventFlags::IN,
+            )?;
+            members.push(Member {
+                stream,
+                received: Vec::with_capacity(1024),
+                started: None,
+            });
         }
-        Ok(Self { epoll, members, events: Vec::with_capacity(256) })
+        Ok(Self {
+            epoll,
+            members,
+            events: Vec::with_capacity(256),
+        })
     }
 
     /// Those that can be read, at the latest after so long.
@@ -236,11 +282,17 @@ impl Swarm {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(self.events.iter().map(|event| event.data.u64() as usize).collect())
+        Ok(self
+            .events
+            .iter()
+            .map(|event| event.data.u64() as usize)
+            .collect())
     }
 
     fn member(&mut self, nth: usize) -> Result<&mut Member> {
-        self.members.get_mut(nth).context(|| format!("no connection {nth}"))
+        self.members
+            .get_mut(nth)
+            .context(|| format!("no connection {nth}"))
     }
 
     fn send(&mut self, nth: usize, bytes: &[u8], started: Instant) -> Result<()> {
@@ -256,7 +308,9 @@ impl Swarm {
         let mut piece = [0; 16 * 1024];
         match member.stream.read(&mut piece) {
             Ok(0) => return fail("a connection was closed under load"),
-            Ok(length) => member.received.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            Ok(length) => member
+                .received
+                .extend_from_slice(piece.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
@@ -270,7 +324,10 @@ impl Swarm {
             return fail(format!("not the echo of a message: {:?}", member.received));
         }
         member.received.clear();
-        member.started.take().context(|| "an answer to nothing".to_owned())
+        member
+            .started
+            .take()
+            .context(|| "an answer to nothing".to_owned())
     }
 
     /// Takes a response, if all of it is there; says its status, and when it was asked for.
@@ -280,13 +337,17 @@ impl Swarm {
             return Ok(None);
         };
         let head = member.received.get(..end).unwrap_or_default();
-        let length = end + http::content_length(head).context(|| "a response without a length".to_owned())?;
+        let length = end
+            + http::content_length(head).context(|| "a response without a length".to_owned())?;
         if member.received.len() < length {
             return Ok(None);
         }
         let status = http::status(head).unwrap_or(0);
         member.received.clear();
         let started = member.started.take();
-        Ok(Some((status, started.context(|| "an answer to nothing".to_owned())?)))
+        Ok(Some((
+            status,
+            started.context(|| "an answer to nothing".to_owned())?,
+        )))
     }
 }

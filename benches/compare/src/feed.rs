@@ -35,7 +35,12 @@ struct State {
 
 impl Feed {
     /// Serves a document of revision 1; changes come once they are turned on, to all its apps but the first.
-    pub(crate) fn start(document: String, apps: usize, origin: SocketAddr, per_second: u64) -> Result<Self> {
+    pub(crate) fn start(
+        document: String,
+        apps: usize,
+        origin: SocketAddr,
+        per_second: u64,
+    ) -> Result<Self> {
         let listener = TcpListener::bind((origin.ip(), 0))?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
@@ -108,11 +113,17 @@ impl State {
                     return self.stream(stream);
                 }
                 let body = &self.document;
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )?;
                 received.drain(..end);
                 continue;
             }
-            let length = end + http::content_length(head).context(|| "an acknowledgement without a length".to_owned())?;
+            let length = end
+                + http::content_length(head)
+                    .context(|| "an acknowledgement without a length".to_owned())?;
             if received.len() < length {
                 match stream.read(&mut piece)? {
                     0 => return Ok(()),
@@ -136,14 +147,17 @@ impl State {
     }
 
     fn stream(&self, mut stream: TcpStream) -> Result<()> {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n",
+        )?;
         stream.write_all(self.document.as_bytes())?;
         stream.write_all(b"\n")?;
         let mut said = Instant::now();
         let mut begun = None;
         while !self.ended.load(Ordering::Relaxed) {
             if self.changes_are_on.load(Ordering::Relaxed) {
-                let (since, sent): &mut (Instant, u64) = begun.get_or_insert_with(|| (Instant::now(), 0));
+                let (since, sent): &mut (Instant, u64) =
+                    begun.get_or_insert_with(|| (Instant::now(), 0));
                 let due = (since.elapsed().as_secs_f64() * self.per_second as f64) as u64;
                 while *sent < due {
                     let line = self.change();
@@ -155,7 +169,11 @@ impl State {
                 begun = None;
             }
             if said.elapsed() >= HEARTBEAT {
-                writeln!(stream, "{{\"heartbeat\":{}}}", self.revision.load(Ordering::Relaxed))?;
+                writeln!(
+                    stream,
+                    "{{\"heartbeat\":{}}}",
+                    self.revision.load(Ordering::Relaxed)
+                )?;
                 said = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -104,8 +104,7 @@ mod tests {
 
     #[test]
     fn ratios_are_made_pair_by_pair() {
-        let rounds =
-            |values: [f64; 3]| values.map(|value| Figures::from([(Figure::Cpu, value)]));
+        let rounds = |values: [f64; 3]| values.map(|value| Figures::from([(Figure::Cpu, value)]));
         let spread = Spread::of_ratios(
             &rounds([1.0, 4.0, 9.0]),
             &rounds([2.0, 4.0, 6.0]),

@@ -56,13 +56,23 @@ pub(crate) fn wrk(
 }
 
 /// HTTP/2 over TLS: so many connections, with so many requests at once on each.
-pub(crate) fn h2load(target: &Target<'_>, path: &str, connections: usize, streams: usize, seconds: u64) -> Result<Load> {
+pub(crate) fn h2load(
+    target: &Target<'_>,
+    path: &str,
+    connections: usize,
+    streams: usize,
+    seconds: u64,
+) -> Result<Load> {
     let mut command = Command::new("h2load");
     command
         .arg(format!("-D{seconds}"))
         .arg(format!("-c{connections}"))
         .arg(format!("-m{streams}"));
-    read_h2load(&output(command.args(["-H", &format!(":authority: {HOST}")]).arg(target.url(path)))?)
+    read_h2load(&output(
+        command
+            .args(["-H", &format!(":authority: {HOST}")])
+            .arg(target.url(path)),
+    )?)
 }
 
 /// So many connections over TLS, with one request on each.
@@ -72,17 +82,26 @@ pub(crate) fn handshakes(target: &Target<'_>, path: &str, count: usize) -> Resul
         .arg(format!("-n{count}"))
         .arg(format!("-c{count}"))
         .arg("-m1");
-    let said = output(command.args(["-H", &format!(":authority: {HOST}")]).arg(target.url(path)))?;
+    let said = output(
+        command
+            .args(["-H", &format!(":authority: {HOST}")])
+            .arg(target.url(path)),
+    )?;
     let load = read_h2load(&said)?;
     if load.count as usize != count {
-        return fail(format!("{} of {count} requests were answered:\n{said}", load.count));
+        return fail(format!(
+            "{} of {count} requests were answered:\n{said}",
+            load.count
+        ));
     }
     Ok(load)
 }
 
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().context(|| format!("cannot start {program}"))?;
+    let output = command
+        .output()
+        .context(|| format!("cannot start {program}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         return fail(format!(
@@ -112,8 +131,15 @@ fn read_wrk(said: &str) -> Result<Load> {
         return fail(format!("nothing was answered:\n{said}"));
     }
     let mut figures = Figures::from([(Figure::Rate, rate)]);
-    for (figure, start) in [(Figure::P50, "50%"), (Figure::P90, "90%"), (Figure::P99, "99%")] {
-        let found = said.lines().map(str::trim).find(|line| line.starts_with(start));
+    for (figure, start) in [
+        (Figure::P50, "50%"),
+        (Figure::P90, "90%"),
+        (Figure::P99, "99%"),
+    ] {
+        let found = said
+            .lines()
+            .map(str::trim)
+            .find(|line| line.starts_with(start));
         let value = found.and_then(|line| millis(line.split_whitespace().nth(1)?));
         figures.insert(figure, value.context(unreadable)?);
     }
@@ -161,7 +187,10 @@ fn read_h2load(said: &str) -> Result<Load> {
 /// A duration as both generators write it.
 fn millis(text: &str) -> Option<f64> {
     for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1000.0), ("m", 60_000.0)] {
-        if let Some(value) = text.strip_suffix(unit).and_then(|value| value.parse::<f64>().ok()) {
+        if let Some(value) = text
+            .strip_suffix(unit)
+            .and_then(|value| value.parse::<f64>().ok())
+        {
             return Some(value * factor);
         }
     }

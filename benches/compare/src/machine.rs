@@ -34,7 +34,11 @@ impl Machine {
                 (peer.name().to_owned(), version)
             })
             .collect();
-        for (name, flag) in [("wrk", "-v"), ("h2load", "--version"), ("openssl", "version")] {
+        for (name, flag) in [
+            ("wrk", "-v"),
+            ("h2load", "--version"),
+            ("openssl", "version"),
+        ] {
             versions.push((name.to_owned(), first_line(Path::new(name), &[flag])));
         }
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -68,7 +72,10 @@ fn first_line(program: &Path, arguments: &[&str]) -> String {
 /// What a small peer is built of, as its lock file says.
 fn crate_version(peer: &str) -> String {
     let (lock, package) = match peer {
-        "pingora" => (include_str!("../../peers/pingora/Cargo.lock"), "pingora-proxy"),
+        "pingora" => (
+            include_str!("../../peers/pingora/Cargo.lock"),
+            "pingora-proxy",
+        ),
         _ => (include_str!("../../peers/hyper/Cargo.lock"), "hyper"),
     };
     let version = lock

@@ -113,8 +113,22 @@ fn run(arguments: Arguments) -> Result<()> {
     let mut peers = arguments.peers;
     peers.retain(|peer| *peer != Peer::Router);
     peers.insert(0, Peer::Router);
-    let Paths { router, nginx, haproxy, envoy, pingora, hyper } = arguments.paths;
-    let programs = Programs { router, nginx, haproxy, envoy, pingora, hyper };
+    let Paths {
+        router,
+        nginx,
+        haproxy,
+        envoy,
+        pingora,
+        hyper,
+    } = arguments.paths;
+    let programs = Programs {
+        router,
+        nginx,
+        haproxy,
+        envoy,
+        pingora,
+        hyper,
+    };
     let machine = Machine::look(&peers, &programs);
     // Everything that this process starts inherits its core, unless it is told otherwise.
     pin(&arguments.load_cores)?;
@@ -174,10 +188,19 @@ fn compare(stand: &Stand, scenario: &'static Scenario, peers: &[Peer], rounds: u
     let failure = rounds_of(stand, scenario, &mut contenders, rounds)
         .err()
         .map(|error| error.to_string());
-    Results { scenario, contenders, failure }
+    Results {
+        scenario,
+        contenders,
+        failure,
+    }
 }
 
-fn rounds_of(stand: &Stand, scenario: &Scenario, contenders: &mut [(Contender, Vec<Figures>)], rounds: usize) -> Result<()> {
+fn rounds_of(
+    stand: &Stand,
+    scenario: &Scenario,
+    contenders: &mut [(Contender, Vec<Figures>)],
+    rounds: usize,
+) -> Result<()> {
     let rate = if scenario.work == Work::HalfRate {
         half_rate(stand, contenders)?
     } else {
@@ -193,7 +216,13 @@ fn rounds_of(stand: &Stand, scenario: &Scenario, contenders: &mut [(Contender, V
                 continue;
             };
             let measured = stand.measure(scenario, contender, rate)?;
-            println!("{:16} {:2} {:24} {}", scenario.name, round + 1, contender.name(), line(&measured, scenario.unit));
+            println!(
+                "{:16} {:2} {:24} {}",
+                scenario.name,
+                round + 1,
+                contender.name(),
+                line(&measured, scenario.unit)
+            );
             figures.push(measured);
         }
     }
@@ -202,13 +231,28 @@ fn rounds_of(stand: &Stand, scenario: &Scenario, contenders: &mut [(Contender, V
 
 /// Half of what nginx can do at most; of the first contender, if nginx is not there.
 fn half_rate(stand: &Stand, contenders: &[(Contender, Vec<Figures>)]) -> Result<f64> {
-    let nginx = contenders.iter().find(|(contender, _)| contender.peer == Peer::Nginx);
-    let (reference, _) = nginx.or(contenders.first()).context(|| "nobody takes part".to_owned())?;
-    let reference = Contender { variant: Variant::PLAIN, ..*reference };
-    let full = scenario::ALL.first().context(|| "there is no scenario".to_owned())?;
+    let nginx = contenders
+        .iter()
+        .find(|(contender, _)| contender.peer == Peer::Nginx);
+    let (reference, _) = nginx
+        .or_else(|| contenders.first())
+        .context(|| "nobody takes part".to_owned())?;
+    let reference = Contender {
+        variant: Variant::PLAIN,
+        ..*reference
+    };
+    let full = scenario::ALL
+        .first()
+        .context(|| "there is no scenario".to_owned())?;
     let measured = stand.measure(full, &reference, 0.0)?;
-    let top = measured.get(&Figure::Rate).context(|| "no rate was measured".to_owned())?;
-    println!("half of the top rate of {} is {:.0} requests a second", reference.name(), top / 2.0);
+    let top = measured
+        .get(&Figure::Rate)
+        .context(|| "no rate was measured".to_owned())?;
+    println!(
+        "half of the top rate of {} is {:.0} requests a second",
+        reference.name(),
+        top / 2.0
+    );
     Ok(top / 2.0)
 }
 

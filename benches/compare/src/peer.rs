@@ -110,7 +110,12 @@ impl Peer {
     }
 
     /// Writes its configuration into the folder, where certificate and key are already, and says how it is started.
-    pub(crate) fn prepare(self, setup: &Setup, programs: &Programs, folder: &Path) -> Result<Vec<String>> {
+    pub(crate) fn prepare(
+        self,
+        setup: &Setup,
+        programs: &Programs,
+        folder: &Path,
+    ) -> Result<Vec<String>> {
         let (file, text) = match self {
             Self::Router => {
                 fs::write(folder.join("routes.json"), routes(setup))?;
@@ -131,10 +136,21 @@ impl Peer {
         ];
         let arguments: Vec<String> = match self {
             Self::Router => ["serve", "--config", file].map(str::to_owned).into(),
-            Self::Nginx => vec!["-p".into(), folder.display().to_string(), "-c".into(), file.into()],
+            Self::Nginx => vec![
+                "-p".into(),
+                folder.display().to_string(),
+                "-c".into(),
+                file.into(),
+            ],
             Self::Haproxy => ["-db", "-f", file].map(str::to_owned).into(),
             Self::Envoy => [
-                "-c", file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error",
+                "-c",
+                file,
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "--log-level",
+                "error",
             ]
             .map(str::to_owned)
             .into(),
@@ -165,7 +181,10 @@ pub(crate) fn routes(setup: &Setup) -> String {
     };
     let mut apps = vec![app("shop", HOST)];
     apps.extend((1..setup.apps).map(|nth| app(&format!("app-{nth}"), &host(nth))));
-    format!("{{\"format\":1,\"revision\":1,\"apps\":[{}]}}", apps.join(","))
+    format!(
+        "{{\"format\":1,\"revision\":1,\"apps\":[{}]}}",
+        apps.join(",")
+    )
 }
 
 /// The domain of one of many apps.
@@ -174,9 +193,17 @@ pub(crate) fn host(nth: usize) -> String {
 }
 
 fn router(setup: &Setup) -> String {
-    let Setup { listen, tls, threads, .. } = setup;
+    let Setup {
+        listen,
+        tls,
+        threads,
+        ..
+    } = setup;
     let (protocol, files) = if *tls {
-        ("https", "certificate = \"cert.pem\"\nprivate_key = \"key.pem\"\n")
+        (
+            "https",
+            "certificate = \"cert.pem\"\nprivate_key = \"key.pem\"\n",
+        )
     } else {
         ("http", "")
     };
@@ -192,14 +219,24 @@ fn router(setup: &Setup) -> String {
 }
 
 fn nginx(setup: &Setup, folder: &Path) -> String {
-    let Setup { listen, origin, tls, threads, .. } = setup;
+    let Setup {
+        listen,
+        origin,
+        tls,
+        threads,
+        ..
+    } = setup;
     let tls = if *tls { " ssl http2" } else { "" };
     let files = if tls.is_empty() {
         ""
     } else {
         "ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_session_tickets off;"
     };
-    let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
+    let user = if rustix::process::getuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
     let folder = folder.display();
     format!(
         r#"{user} daemon off; worker_processes {threads}; pid {folder}/nginx.pid; error_log {folder}/nginx.error.log; worker_rlimit_nofile 20000;
@@ -225,7 +262,13 @@ http {{
 }
 
 fn haproxy(setup: &Setup) -> String {
-    let Setup { listen, origin, tls, threads, .. } = setup;
+    let Setup {
+        listen,
+        origin,
+        tls,
+        threads,
+        ..
+    } = setup;
     let (bind, proto) = if *tls {
         (" ssl crt both.pem alpn h2,http/1.1 no-tls-tickets", "https")
     } else {
@@ -238,13 +281,9 @@ fn haproxy(setup: &Setup) -> String {
 }
 
 fn envoy(setup: &Setup) -> String {
-    let address = |socket: SocketAddr| {
-        json!({"socket_address": {"address": socket.ip().to_string(), "port_value": socket.port()}})
-    };
+    let address = |socket: SocketAddr| json!({"socket_address": {"address": socket.ip().to_string(), "port_value": socket.port()}});
     let port = setup.listen.port().to_string();
-    let header = |name: &str, value: &str| {
-        json!({"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
-    };
+    let header = |name: &str, value: &str| json!({"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"});
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "clients",
@@ -269,14 +308,15 @@ fn envoy(setup: &Setup) -> String {
         }}],
     });
     let mut chain = json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
-    if setup.tls {
-        chain["transport_socket"] = json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+    if let (true, Some(chain)) = (setup.tls, chain.as_object_mut()) {
+        let tls = json!({"name": "envoy.transport_sockets.tls", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "common_tls_context": {
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_certificates": [{"certificate_chain": {"filename": "cert.pem"}, "private_key": {"filename": "key.pem"}}],
             },
         }});
+        chain.insert("transport_socket".to_owned(), tls);
     }
     let many = 1_000_000;
     json!({

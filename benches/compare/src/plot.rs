@@ -24,11 +24,18 @@ pub(crate) fn bars(file: &Path, title: &str, bars: &[(String, Spread)]) -> Resul
     draw(file, title, bars).context(|| file.display().to_string())
 }
 
-fn draw(file: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(
+    file: &Path,
+    title: &str,
+    bars: &[(String, Spread)],
+) -> Result<(), Box<dyn std::error::Error>> {
     let rows = bars.len();
     let area = SVGBackend::new(file, (WIDTH, ROW * rows as u32 + 80)).into_drawing_area();
     area.fill(&WHITE)?;
-    let largest = bars.iter().map(|(_, spread)| spread.max).fold(0.0, f64::max);
+    let largest = bars
+        .iter()
+        .map(|(_, spread)| spread.max)
+        .fold(0.0, f64::max);
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 15))
         .margin(10)
@@ -45,18 +52,21 @@ fn draw(file: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), Box<d
     for (nth, (name, spread)) in bars.iter().enumerate() {
         let middle = (rows - nth) as f64 - 0.5;
         let colour = if nth == 0 { OURS } else { THEIRS };
-        chart.draw_series([
-            Rectangle::new([(0.0, middle - 0.35), (spread.median, middle + 0.35)], colour.filled()),
-        ])?;
-        chart.draw_series([PathElement::new([(spread.min, middle), (spread.max, middle)], BLACK)])?;
-        let label = |text: String, by: (i32, i32)| Text::new(text, by, ("sans-serif", 13).into_font());
-        chart.draw_series([
-            EmptyElement::at((spread.max, middle)) + label(report::number(spread.median), (6, -6)),
-        ])?;
+        chart.draw_series([Rectangle::new(
+            [(0.0, middle - 0.35), (spread.median, middle + 0.35)],
+            colour.filled(),
+        )])?;
+        chart.draw_series([PathElement::new(
+            [(spread.min, middle), (spread.max, middle)],
+            BLACK,
+        )])?;
+        let label =
+            |text: String, by: (i32, i32)| Text::new(text, by, ("sans-serif", 13).into_font());
+        chart
+            .draw_series([EmptyElement::at((spread.max, middle))
+                + label(report::number(spread.median), (6, -6))])?;
         chart.plotting_area().strip_coord_spec();
-        chart.draw_series([
-            EmptyElement::at((0.0, middle)) + label(name.clone(), (-150, -6)),
-        ])?;
+        chart.draw_series([EmptyElement::at((0.0, middle)) + label(name.clone(), (-150, -6))])?;
     }
     area.present()?;
     Ok(())

@@ -20,7 +20,12 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// Runs a command on some cores; its output goes to files in the folder.
-    pub(crate) fn start(name: &str, cores: &str, command: &[String], folder: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        name: &str,
+        cores: &str,
+        command: &[String],
+        folder: &Path,
+    ) -> Result<Self> {
         let file = |stream: &str| File::create(folder.join(format!("{name}.{stream}")));
         let child = Command::new("taskset")
             .args(["-c", cores])
@@ -87,7 +92,8 @@ impl Processes {
 
     fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            drop(kill_process(pid, signal));
+            // It may have ended by itself.
+            kill_process(pid, signal).unwrap_or_default();
         }
     }
 
@@ -95,7 +101,11 @@ impl Processes {
     fn pids(&self) -> Result<Vec<u32>> {
         let mut parents = Vec::new();
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(pid) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+            else {
                 continue;
             };
             // It may have ended since.
@@ -134,7 +144,7 @@ impl Drop for Processes {
         if matches!(self.child.try_wait(), Ok(None)) {
             for pid in workers {
                 if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                    drop(kill_process(pid, Signal::KILL));
+                    kill_process(pid, Signal::KILL).unwrap_or_default();
                 }
             }
             drop(self.child.wait());

@@ -44,8 +44,16 @@ pub(crate) fn write(machine: &Machine, all: &[Results], folder: &Path) -> Result
     for results in all {
         text.push_str(&section(results));
         if let Some(bars) = bars(results) {
-            let title = format!("{}: {}", results.scenario.title, results.scenario.figure.title(results.scenario.unit));
-            plot::bars(&folder.join(format!("{}.svg", results.scenario.name)), &title, &bars)?;
+            let title = format!(
+                "{}: {}",
+                results.scenario.title,
+                results.scenario.figure.title(results.scenario.unit)
+            );
+            plot::bars(
+                &folder.join(format!("{}.svg", results.scenario.name)),
+                &title,
+                &bars,
+            )?;
         }
     }
     Ok(fs::write(folder.join("REPORT.md"), text)?)
@@ -71,11 +79,17 @@ fn rows(results: &Results) -> Vec<Row<'_>> {
 }
 
 fn figures(rounds: &[Figures]) -> BTreeSet<Figure> {
-    rounds.iter().flat_map(|figures| figures.keys().copied()).collect()
+    rounds
+        .iter()
+        .flat_map(|figures| figures.keys().copied())
+        .collect()
 }
 
 fn values(rounds: &[Figures], figure: Figure) -> Vec<f64> {
-    rounds.iter().filter_map(|figures| figures.get(&figure).copied()).collect()
+    rounds
+        .iter()
+        .filter_map(|figures| figures.get(&figure).copied())
+        .collect()
 }
 
 fn head(machine: &Machine) -> String {
@@ -99,9 +113,15 @@ fn summary(all: &[Results]) -> String {
             }
         }
     }
-    let mut text = format!("\n## Ratios\n\n| scenario | figure | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
+    let mut text = format!(
+        "\n## Ratios\n\n| scenario | figure | {} |\n|---|---|{}\n",
+        names.join(" | "),
+        "---|".repeat(names.len())
+    );
     for results in all {
-        let Scenario { name, figure, unit, .. } = results.scenario;
+        let Scenario {
+            name, figure, unit, ..
+        } = results.scenario;
         write!(text, "| [{name}](#{name}) | {} |", figure.title(unit)).unwrap_or_default();
         for name in &names {
             let cell = results
@@ -122,10 +142,16 @@ fn summary(all: &[Results]) -> String {
 }
 
 fn section(results: &Results) -> String {
-    let Scenario { name, title, unit, .. } = results.scenario;
+    let Scenario {
+        name, title, unit, ..
+    } = results.scenario;
     let mut text = format!("\n## {name}\n\n{title}.\n");
     if let Some(failure) = &results.failure {
-        writeln!(text, "\n**Failed:** there is no result.\n\n```\n{failure}\n```").unwrap_or_default();
+        writeln!(
+            text,
+            "\n**Failed:** there is no result.\n\n```\n{failure}\n```"
+        )
+        .unwrap_or_default();
         return text;
     }
     let Some((_, ours)) = results.contenders.first() else {
@@ -167,7 +193,10 @@ fn bars(results: &Results) -> Option<Vec<(String, Spread)>> {
 }
 
 fn ratio(spread: Spread) -> String {
-    format!("**{:.2}** ({:.2}–{:.2})", spread.median, spread.min, spread.max)
+    format!(
+        "**{:.2}** ({:.2}–{:.2})",
+        spread.median, spread.min, spread.max
+    )
 }
 
 /// As many digits as mean something.

@@ -22,7 +22,10 @@ pub(crate) struct Scenario {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// wrk on kept connections.
-    Requests { path: &'static str, connections: usize },
+    Requests {
+        path: &'static str,
+        connections: usize,
+    },
     Uploads,
     Handshakes,
     Http2,
@@ -59,7 +62,12 @@ pub(crate) struct Variant {
 }
 
 impl Variant {
-    pub(crate) const PLAIN: Self = Self { name: "router", apps: 1, threads: 1, changes: None };
+    pub(crate) const PLAIN: Self = Self {
+        name: "router",
+        apps: 1,
+        threads: 1,
+        changes: None,
+    };
 }
 
 /// One who takes part: a proxy, in one of its variants.
@@ -83,17 +91,28 @@ impl Scenario {
         match self.contenders {
             Contenders::Peers => peers
                 .iter()
-                .map(|&peer| Contender { peer, variant: Variant::PLAIN })
+                .map(|&peer| Contender {
+                    peer,
+                    variant: Variant::PLAIN,
+                })
                 .collect(),
             Contenders::Variants(variants) => variants
                 .iter()
-                .map(|&variant| Contender { peer: Peer::Router, variant })
+                .map(|&variant| Contender {
+                    peer: Peer::Router,
+                    variant,
+                })
                 .collect(),
         }
     }
 }
 
-const fn plain(name: &'static str, title: &'static str, path: &'static str, connections: usize) -> Scenario {
+const fn plain(
+    name: &'static str,
+    title: &'static str,
+    path: &'static str,
+    connections: usize,
+) -> Scenario {
     Scenario {
         name,
         title,
@@ -106,40 +125,149 @@ const fn plain(name: &'static str, title: &'static str, path: &'static str, conn
 }
 
 pub(crate) const ALL: &[Scenario] = &[
-    plain("h1", "HTTP/1.1, 64 kept connections, 40 bytes", "/small", 64),
+    plain(
+        "h1",
+        "HTTP/1.1, 64 kept connections, 40 bytes",
+        "/small",
+        64,
+    ),
     plain("h1-1k", "HTTP/1.1, 64 kept connections, 1 KiB", "/1k", 64),
-    Scenario { unit: "MiB", ..plain("download", "Responses of 1 MiB, 16 connections", "/1m", 16) },
-    Scenario { unit: "MiB", work: Work::Uploads, ..plain("upload", "Uploads of 1 MiB, 16 connections", "/upload", 16) },
-    Scenario { tls: true, ..plain("tls", "HTTP/1.1 over TLS, 64 kept connections, 40 bytes", "/small", 64) },
-    Scenario { tls: true, unit: "handshake", work: Work::Handshakes, ..plain("handshakes", "TLS handshake and one request", "/small", 0) },
-    Scenario { tls: true, work: Work::Http2, ..plain("h2", "HTTP/2, 16 connections with 16 requests at once each", "/small", 16) },
-    Scenario { unit: "message", work: Work::EchoStorm, ..plain("websocket", "WebSocket echo, 64 connections, 128 bytes", "/echo", 64) },
-    Scenario { unit: "connection", work: Work::IdleWebSockets, figure: Figure::RssPerConnection, ..plain("websocket-idle", "WebSockets that do nothing", "/echo", 0) },
-    Scenario { unit: "connection", work: Work::IdleKeepAlive, figure: Figure::RssPerConnection, ..plain("keep-alive-idle", "Kept connections that do nothing", "/small", 0) },
+    Scenario {
+        unit: "MiB",
+        ..plain("download", "Responses of 1 MiB, 16 connections", "/1m", 16)
+    },
+    Scenario {
+        unit: "MiB",
+        work: Work::Uploads,
+        ..plain("upload", "Uploads of 1 MiB, 16 connections", "/upload", 16)
+    },
+    Scenario {
+        tls: true,
+        ..plain(
+            "tls",
+            "HTTP/1.1 over TLS, 64 kept connections, 40 bytes",
+            "/small",
+            64,
+        )
+    },
+    Scenario {
+        tls: true,
+        unit: "handshake",
+        work: Work::Handshakes,
+        ..plain("handshakes", "TLS handshake and one request", "/small", 0)
+    },
+    Scenario {
+        tls: true,
+        work: Work::Http2,
+        ..plain(
+            "h2",
+            "HTTP/2, 16 connections with 16 requests at once each",
+            "/small",
+            16,
+        )
+    },
+    Scenario {
+        unit: "message",
+        work: Work::EchoStorm,
+        ..plain(
+            "websocket",
+            "WebSocket echo, 64 connections, 128 bytes",
+            "/echo",
+            64,
+        )
+    },
+    Scenario {
+        unit: "connection",
+        work: Work::IdleWebSockets,
+        figure: Figure::RssPerConnection,
+        ..plain("websocket-idle", "WebSockets that do nothing", "/echo", 0)
+    },
+    Scenario {
+        unit: "connection",
+        work: Work::IdleKeepAlive,
+        figure: Figure::RssPerConnection,
+        ..plain(
+            "keep-alive-idle",
+            "Kept connections that do nothing",
+            "/small",
+            0,
+        )
+    },
     Scenario {
         work: Work::AnyApp,
         contenders: Contenders::Variants(&[
-            Variant { name: "100,000 apps", apps: 100_000, ..Variant::PLAIN },
-            Variant { name: "one app", ..Variant::PLAIN },
+            Variant {
+                name: "100,000 apps",
+                apps: 100_000,
+                ..Variant::PLAIN
+            },
+            Variant {
+                name: "one app",
+                ..Variant::PLAIN
+            },
         ]),
-        ..plain("apps", "Requests for any of 100,000 apps, against one app", "/small", 64)
+        ..plain(
+            "apps",
+            "Requests for any of 100,000 apps, against one app",
+            "/small",
+            64,
+        )
     },
-    Scenario { work: Work::HalfRate, figure: Figure::P99, ..plain("latency", "Latency at a fixed rate, half of nginx's top rate", "/small", 64) },
+    Scenario {
+        work: Work::HalfRate,
+        figure: Figure::P99,
+        ..plain(
+            "latency",
+            "Latency at a fixed rate, half of nginx's top rate",
+            "/small",
+            64,
+        )
+    },
     Scenario {
         work: Work::Churn,
         contenders: Contenders::Variants(&[
-            Variant { name: "1,000 changes a second", apps: 1_000, changes: Some(1_000), ..Variant::PLAIN },
-            Variant { name: "no changes", apps: 1_000, changes: Some(0), ..Variant::PLAIN },
+            Variant {
+                name: "1,000 changes a second",
+                apps: 1_000,
+                changes: Some(1_000),
+                ..Variant::PLAIN
+            },
+            Variant {
+                name: "no changes",
+                apps: 1_000,
+                changes: Some(0),
+                ..Variant::PLAIN
+            },
         ]),
-        ..plain("churn", "HTTP/1.1 while routes change, over the HTTP feed", "/small", 64)
+        ..plain(
+            "churn",
+            "HTTP/1.1 while routes change, over the HTTP feed",
+            "/small",
+            64,
+        )
     },
     Scenario {
         contenders: Contenders::Variants(&[
-            Variant { name: "two workers", threads: 2, ..Variant::PLAIN },
-            Variant { name: "one worker", ..Variant::PLAIN },
+            Variant {
+                name: "two workers",
+                threads: 2,
+                ..Variant::PLAIN
+            },
+            Variant {
+                name: "one worker",
+                ..Variant::PLAIN
+            },
         ]),
         figure: Figure::Rate,
         ..plain("workers", "Two workers against one", "/small", 64)
     },
-    Scenario { work: Work::SlowClients, ..plain("slow", "HTTP/1.1 while 200 clients send and 20 read slowly", "/small", 64) },
+    Scenario {
+        work: Work::SlowClients,
+        ..plain(
+            "slow",
+            "HTTP/1.1 while 200 clients send and 20 read slowly",
+            "/small",
+            64,
+        )
+    },
 ];

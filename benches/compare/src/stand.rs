@@ -44,23 +44,55 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(crate) fn new(programs: Programs, folder: PathBuf, seconds: u64, idle: usize, proxy_cores: String, two_cores: String) -> Result<Self> {
+    pub(crate) fn new(
+        programs: Programs,
+        folder: PathBuf,
+        seconds: u64,
+        idle: usize,
+        proxy_cores: String,
+        two_cores: String,
+    ) -> Result<Self> {
         let origin = origin::start((ADDRESS, 0).into())?;
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         certificate(&folder)?;
-        Ok(Self { programs, folder, seconds, idle, proxy_cores, two_cores, origin })
-    }
-
-    /// Measures once. `rate` is that of the scenario's requests, if it has a fixed one.
-    pub(crate) fn measure(&self, scenario: &Scenario, contender: &Contender, rate: f64) -> Result<Figures> {
-        let folder = self.folder.join("run").join(contender.peer.name());
-        self.measure_in(&folder, scenario, contender, rate).map_err(|error| {
-            Failed::new(format!("{}, {}: {error}\n(its files are in {})", scenario.name, contender.name(), folder.display()))
+        Ok(Self {
+            programs,
+            folder,
+            seconds,
+            idle,
+            proxy_cores,
+            two_cores,
+            origin,
         })
     }
 
-    fn measure_in(&self, folder: &Path, scenario: &Scenario, contender: &Contender, rate: f64) -> Result<Figures> {
+    /// Measures once. `rate` is that of the scenario's requests, if it has a fixed one.
+    pub(crate) fn measure(
+        &self,
+        scenario: &Scenario,
+        contender: &Contender,
+        rate: f64,
+    ) -> Result<Figures> {
+        let folder = self.folder.join("run").join(contender.peer.name());
+        self.measure_in(&folder, scenario, contender, rate)
+            .map_err(|error| {
+                Failed::new(format!(
+                    "{}, {}: {error}\n(its files are in {})",
+                    scenario.name,
+                    contender.name(),
+                    folder.display()
+                ))
+            })
+    }
+
+    fn measure_in(
+        &self,
+        folder: &Path,
+        scenario: &Scenario,
+        contender: &Contender,
+        rate: f64,
+    ) -> Result<Figures> {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
@@ -79,17 +111,35 @@ impl Stand {
         };
         let feed = variant
             .changes
-            .map(|per_second| Feed::start(peer::routes(&setup), setup.apps, self.origin, per_second))
+            .map(|per_second| {
+                Feed::start(peer::routes(&setup), setup.apps, self.origin, per_second)
+            })
             .transpose()?;
         setup.feed = feed.as_ref().map(Feed::url);
         let command = contender.peer.prepare(&setup, &self.programs, folder)?;
-        let cores = if variant.threads > 1 { &self.two_cores } else { &self.proxy_cores };
+        let cores = if variant.threads > 1 {
+            &self.two_cores
+        } else {
+            &self.proxy_cores
+        };
         let mut processes = Processes::start(contender.peer.name(), cores, &command, folder)?;
-        let target = Target { address: setup.listen, tls: setup.tls, folder };
+        let target = Target {
+            address: setup.listen,
+            tls: setup.tls,
+            folder,
+        };
         ready(&target, &mut processes)?;
-        let run = Run { stand: self, scenario, target, setup, rate };
+        let run = Run {
+            stand: self,
+            scenario,
+            target,
+            setup,
+            rate,
+        };
         run.warm_up()?;
-        let changes = feed.as_ref().map(|feed| Changes::start(feed, variant.changes.unwrap_or(0)));
+        let changes = feed
+            .as_ref()
+            .map(|feed| Changes::start(feed, variant.changes.unwrap_or(0)));
         let memory = processes.rss()?;
         let cpu = processes.cpu_micros()?;
         let since = Instant::now();
@@ -143,7 +193,9 @@ impl Run<'_> {
         let (target, address) = (&self.target, self.target.address);
         let lasts = Duration::from_secs(seconds);
         let load = match self.scenario.work {
-            Work::Requests { path, connections } => generators::wrk(target, path, connections, seconds, None),
+            Work::Requests { path, connections } => {
+                generators::wrk(target, path, connections, seconds, None)
+            }
             Work::Uploads => generators::wrk(target, "/upload", 16, seconds, Some(UPLOAD)),
             Work::Handshakes => generators::handshakes(target, "/small", 500 * seconds as usize),
             Work::Http2 => generators::h2load(target, "/small", 16, 16, seconds),
@@ -152,9 +204,21 @@ impl Run<'_> {
                 let websocket = self.scenario.work == Work::IdleWebSockets;
                 let held = drivers::idle(address, self.stand.idle, websocket)?;
                 let count = held.len() as f64;
-                return Ok((Load { count, figures: Figures::new() }, held));
+                return Ok((
+                    Load {
+                        count,
+                        figures: Figures::new(),
+                    },
+                    held,
+                ));
             }
-            Work::AnyApp => generators::wrk(target, "/small", 64, seconds, Some(&any_app(self.setup.apps))),
+            Work::AnyApp => generators::wrk(
+                target,
+                "/small",
+                64,
+                seconds,
+                Some(&any_app(self.setup.apps)),
+            ),
             Work::HalfRate => drivers::fixed_rate(address, "/small", 64, self.rate, lasts),
             Work::Churn => generators::wrk(target, "/small", 64, seconds, None),
             Work::SlowClients => self.beside_slow_clients(seconds),
@@ -170,7 +234,9 @@ impl Run<'_> {
             });
             let load = generators::wrk(&self.target, "/small", 64, seconds, None);
             stop.store(true, Ordering::Relaxed);
-            let answered = slow.join().map_err(|_| Failed::new("the slow clients panicked"))??;
+            let answered = slow
+                .join()
+                .map_err(|_| Failed::new("the slow clients panicked"))??;
             // The warm-up may be too short for any of them.
             if answered == 0 && seconds > 1 {
                 return fail("no slow client was answered");
@@ -195,7 +261,11 @@ struct Changes<'a> {
 impl<'a> Changes<'a> {
     fn start(feed: &'a Feed, per_second: u64) -> Self {
         feed.changes(per_second > 0);
-        Self { feed, per_second, before: feed.revision() }
+        Self {
+            feed,
+            per_second,
+            before: feed.revision(),
+        }
     }
 
     /// Stops them; they must have been as many as was said, and in force.
@@ -209,7 +279,10 @@ impl<'a> Changes<'a> {
         let (last, since) = (self.feed.revision(), Instant::now());
         while self.per_second > 0 && self.feed.acknowledged() < last {
             if since.elapsed() > START {
-                return fail(format!("revision {last} is not in force; the last one is {}", self.feed.acknowledged()));
+                return fail(format!(
+                    "revision {last} is not in force; the last one is {}",
+                    self.feed.acknowledged()
+                ));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -235,8 +308,12 @@ fn ready(target: &Target<'_>, processes: &mut Processes) -> Result<()> {
         };
         match asked {
             Ok(()) => return Ok(()),
-            Err(error) if since.elapsed() > START => return Err(error).context(|| "it does not answer".to_owned()),
-            Err(error) if error.to_string().contains("the proxy did not send") => return Err(error),
+            Err(error) if since.elapsed() > START => {
+                return Err(error).context(|| "it does not answer".to_owned());
+            }
+            Err(error) if error.to_string().contains("the proxy did not send") => {
+                return Err(error);
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
@@ -269,8 +346,23 @@ fn any_app(apps: usize) -> String {
 /// One certificate for all, on P-256: everybody is fastest with it.
 fn certificate(folder: &Path) -> Result<()> {
     let output = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"])
-        .args(["-subj", &format!("/CN={HOST}"), "-addext", &format!("subjectAltName=DNS:{HOST}")])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "30",
+        ])
+        .args([
+            "-subj",
+            &format!("/CN={HOST}"),
+            "-addext",
+            &format!("subjectAltName=DNS:{HOST}"),
+        ])
         .args(["-keyout", "key.pem", "-out", "cert.pem"])
         .current_dir(folder)
         .output()
@@ -278,6 +370,7 @@ fn certificate(folder: &Path) -> Result<()> {
     if !output.status.success() {
         return fail(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    let both = fs::read_to_string(folder.join("cert.pem"))? + &fs::read_to_string(folder.join("key.pem"))?;
+    let both =
+        fs::read_to_string(folder.join("cert.pem"))? + &fs::read_to_string(folder.join("key.pem"))?;
     Ok(fs::write(folder.join("both.pem"), both)?)
 }
