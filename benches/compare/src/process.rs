@@ -1,7 +1,7 @@
 //! A proxy's processes: started on cores of their own, read through /proc, and ended with the value that stands for them.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ const END: Duration = Duration::from_secs(10);
 pub(crate) struct Processes {
     child: Child,
     name: String,
+    folder: PathBuf,
 }
 
 impl Processes {
@@ -39,6 +40,7 @@ impl Processes {
         Ok(Self {
             child,
             name: name.to_owned(),
+            folder: folder.to_owned(),
         })
     }
 
@@ -46,7 +48,15 @@ impl Processes {
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => fail(format!("{} ended: {status}", self.name)),
+            Some(status) => {
+                let said = ["stdout", "stderr"].map(|stream| {
+                    let file = self.folder.join(format!("{}.{stream}", self.name));
+                    let said = fs::read_to_string(file).unwrap_or_default();
+                    let lines: Vec<&str> = said.lines().rev().take(5).collect();
+                    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+                });
+                fail(format!("{} ended, {status}: {}", self.name, said.join("\n")))
+            }
         }
     }
 
