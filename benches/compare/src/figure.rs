@@ -22,6 +22,8 @@ pub(crate) enum Figure {
     Rss,
     /// KiB for each connection that does nothing.
     RssPerConnection,
+    /// Percent of the proxy's core that went to something else: what the other figures are worth.
+    Others,
 }
 
 impl Figure {
@@ -36,6 +38,7 @@ impl Figure {
             Self::P999 => "p99.9 latency, ms".to_owned(),
             Self::Rss => "RSS, MiB".to_owned(),
             Self::RssPerConnection => "RSS per connection, KiB".to_owned(),
+            Self::Others => "% of the core used by others".to_owned(),
         }
     }
 }

@@ -18,10 +18,12 @@ mod origin;
 mod peer;
 mod plot;
 mod process;
+mod programs;
 mod report;
 mod scenario;
 mod stand;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -68,6 +70,9 @@ struct Arguments {
     /// The cores of two workers
     #[arg(long, default_value = "0,1")]
     two_cores: String,
+    /// Builds the small peers and fetches envoy first
+    #[arg(long)]
+    build: bool,
     /// Goes on with the next scenario when one has failed; the exit status still says so
     #[arg(long)]
     keep_going: bool,
@@ -129,6 +134,10 @@ fn run(arguments: Arguments) -> Result<()> {
         pingora,
         hyper,
     };
+    fs::create_dir_all(&arguments.out)?;
+    if arguments.build {
+        programs::build(&peers, &programs)?;
+    }
     let machine = Machine::look(&peers, &programs);
     // Everything that this process starts inherits its core, unless it is told otherwise.
     pin(&arguments.load_cores)?;

@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) threads: usize,
     /// The router only: apps in its route table, the one that is asked for included.
     pub(crate) apps: usize,
+    /// How many of them are asked for.
+    pub(crate) asked: usize,
     /// The router only: its routes come from a feed at this URL instead of from a file.
     pub(crate) feed: Option<String>,
 }

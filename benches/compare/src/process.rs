@@ -55,7 +55,11 @@ impl Processes {
                     let lines: Vec<&str> = said.lines().rev().take(5).collect();
                     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
                 });
-                fail(format!("{} ended, {status}: {}", self.name, said.join("\n")))
+                fail(format!(
+                    "{} ended, {status}: {}",
+                    self.name,
+                    said.join("\n")
+                ))
             }
         }
     }
@@ -160,6 +164,25 @@ impl Drop for Processes {
             drop(self.child.wait());
         }
     }
+}
+
+/// CPU microseconds that a core has spent on anything; nothing, if `cores` is more than one.
+pub(crate) fn core_micros(cores: &str) -> Result<Option<f64>> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let name = format!("cpu{cores} ");
+    let Some(line) = stat.lines().find_map(|line| line.strip_prefix(&name)) else {
+        return Ok(None);
+    };
+    // user nice system idle iowait irq softirq; steal is no work of this machine's.
+    let ticks: u64 = line
+        .split_whitespace()
+        .take(7)
+        .enumerate()
+        .filter(|(nth, _)| !matches!(nth, 3 | 4))
+        .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum();
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(Some(ticks as f64 * 1e6 / per_second as f64))
 }
 
 /// Fields of /proc/PID/stat, counted from 1; the second is a name that may contain spaces.

@@ -160,9 +160,18 @@ fn section(results: &Results) -> String {
     let columns = figures(ours);
     text.push_str("\n| |");
     for figure in &columns {
-        write!(text, " {} | ratio |", figure.title(unit)).unwrap_or_default();
+        let ratio = if has_ratio(*figure) { " ratio |" } else { "" };
+        write!(text, " {} |{ratio}", figure.title(unit)).unwrap_or_default();
     }
-    writeln!(text, "\n|---|{}", "---:|---|".repeat(columns.len())).unwrap_or_default();
+    text.push_str("\n|---|");
+    for figure in &columns {
+        text.push_str(if has_ratio(*figure) {
+            "---:|---|"
+        } else {
+            "---:|"
+        });
+    }
+    text.push('\n');
     for (nth, (contender, rounds)) in results.contenders.iter().enumerate() {
         write!(text, "| {} |", contender.name()).unwrap_or_default();
         for figure in &columns {
@@ -172,7 +181,12 @@ fn section(results: &Results) -> String {
                 .then(|| Spread::of_ratios(ours, rounds, *figure))
                 .flatten()
                 .map_or_else(String::new, ratio);
-            write!(text, " {median} | {against} |").unwrap_or_default();
+            let against = if has_ratio(*figure) {
+                format!(" {against} |")
+            } else {
+                String::new()
+            };
+            write!(text, " {median} |{against}").unwrap_or_default();
         }
         text.push('\n');
     }
@@ -197,6 +211,11 @@ fn ratio(spread: Spread) -> String {
         "**{:.2}** ({:.2}–{:.2})",
         spread.median, spread.min, spread.max
     )
+}
+
+/// What others use of a core is not to be compared, only to be known.
+fn has_ratio(figure: Figure) -> bool {
+    figure != Figure::Others
 }
 
 /// As many digits as mean something.

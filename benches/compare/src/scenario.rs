@@ -56,6 +56,8 @@ pub(crate) enum Contenders {
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
     pub(crate) apps: usize,
+    /// How many of them are asked for: each needs connections to its dyno.
+    pub(crate) asked: usize,
     pub(crate) threads: usize,
     /// Routes come from an HTTP feed, with so many changes a second.
     pub(crate) changes: Option<u64>,
@@ -65,6 +67,7 @@ impl Variant {
     pub(crate) const PLAIN: Self = Self {
         name: "router",
         apps: 1,
+        asked: 1,
         threads: 1,
         changes: None,
     };
@@ -199,6 +202,13 @@ pub(crate) const ALL: &[Scenario] = &[
             Variant {
                 name: "100,000 apps",
                 apps: 100_000,
+                asked: 100,
+                ..Variant::PLAIN
+            },
+            Variant {
+                name: "100 apps",
+                apps: 100,
+                asked: 100,
                 ..Variant::PLAIN
             },
             Variant {
@@ -208,7 +218,7 @@ pub(crate) const ALL: &[Scenario] = &[
         ]),
         ..plain(
             "apps",
-            "Requests for any of 100,000 apps, against one app",
+            "Requests for 100 of 100,000 apps, against 100 apps and one",
             "/small",
             64,
         )

@@ -16,7 +16,7 @@ use crate::generators::{self, Load, Target};
 use crate::http::{self, HOST};
 use crate::origin;
 use crate::peer::{self, Peer, Programs, Setup};
-use crate::process::Processes;
+use crate::process::{Processes, core_micros};
 use crate::scenario::{Contender, Scenario, Work};
 
 /// Proxies and the origin listen here: connections to it come from 127.0.0.1, so that no client's port can be in the way of a listener.
@@ -107,6 +107,7 @@ impl Stand {
             tls: scenario.tls,
             threads: variant.threads,
             apps: variant.apps,
+            asked: variant.asked,
             feed: None,
         };
         let feed = variant
@@ -141,15 +142,23 @@ impl Stand {
             .as_ref()
             .map(|feed| Changes::start(feed, variant.changes.unwrap_or(0)));
         let memory = processes.rss()?;
+        let core = core_micros(cores)?;
         let cpu = processes.cpu_micros()?;
         let since = Instant::now();
         let (load, held) = run.load(self.seconds)?;
         let took = since.elapsed();
         let cpu = processes.cpu_micros()? - cpu;
+        let others = core
+            .zip(core_micros(cores)?)
+            .map(|(before, after)| after - before - cpu);
         if let Some(changes) = changes {
             changes.check(took)?;
         }
         let mut figures = load.figures;
+        if let Some(others) = others {
+            let share = others.max(0.0) / took.as_micros() as f64;
+            figures.insert(Figure::Others, share * 100.0);
+        }
         figures.insert(Figure::Rss, processes.rss()? / 1024.0 / 1024.0);
         if held.is_empty() {
             figures.insert(Figure::Cpu, cpu / load.count);
@@ -217,7 +226,7 @@ impl Run<'_> {
                 "/small",
                 64,
                 seconds,
-                Some(&any_app(self.setup.apps)),
+                Some(&any_app(self.setup.apps, self.setup.asked)),
             ),
             Work::HalfRate => drivers::fixed_rate(address, "/small", 64, self.rate, lasts),
             Work::Churn => generators::wrk(target, "/small", 64, seconds, None),
@@ -336,10 +345,11 @@ fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((ADDRESS, 0))?.local_addr()?)
 }
 
-/// Lua that asks for any of so many apps.
-fn any_app(apps: usize) -> String {
+/// Lua that asks for any of the apps that are asked for, which are spread over all of them.
+fn any_app(apps: usize, asked: usize) -> String {
+    let step = apps / asked;
     format!(
-        "request = function()\n local nth = math.random(0, {apps} - 1)\n local host = nth == 0 and \"{HOST}\" or \"app-\" .. nth .. \".example.com\"\n return \"GET /small HTTP/1.1\\r\\nHost: \" .. host .. \"\\r\\n\\r\\n\"\nend\n"
+        "request = function()\n local nth = math.random(0, {asked} - 1) * {step}\n local host = nth == 0 and \"{HOST}\" or \"app-\" .. nth .. \".example.com\"\n return \"GET /small HTTP/1.1\\r\\nHost: \" .. host .. \"\\r\\n\\r\\n\"\nend\n"
     )
 }
 

@@ -163,13 +163,21 @@ async fn handle(
                 }
             });
         }
-        return Ok(res.map(|body| Kept { body, sender: None, idle: Rc::clone(&proxy.idle) }));
+        return Ok(res.map(|body| Kept {
+            body,
+            sender: None,
+            idle: Rc::clone(&proxy.idle),
+        }));
     }
     res.headers_mut().remove(CONNECTION);
     res.headers_mut()
         .append(VIA, HeaderValue::from_static("1.1 hyper"));
     let idle = Rc::clone(&proxy.idle);
-    Ok(res.map(|body| Kept { body, sender: Some(sender), idle }))
+    Ok(res.map(|body| Kept {
+        body,
+        sender: Some(sender),
+        idle,
+    }))
 }
 
 fn add_headers(

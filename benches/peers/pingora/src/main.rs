@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use pingora_core::Error;
 use pingora_core::Result;
 use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::server::Server;
 use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
@@ -52,6 +52,7 @@ fn main() {
         BATCH,
         File::create(log).expect("the log can be created"),
     )));
+    let batch = Arc::clone(&log);
     flush_in_background(Arc::clone(&log));
     let conf = ServerConf {
         threads: 1,
@@ -82,19 +83,24 @@ fn main() {
         _ => service.add_tcp(listen),
     }
     server.add_service(service);
-    server.run_forever();
+    server.run(RunArgs::default());
+    flush(&batch);
 }
 
 fn flush_in_background(log: Log) {
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(LOG_EVERY);
-            log.lock()
-                .expect("nobody panics with the log")
-                .flush()
-                .expect("the log can be written");
+            flush(&log);
         }
     });
+}
+
+fn flush(log: &Log) {
+    log.lock()
+        .expect("nobody panics with the log")
+        .flush()
+        .expect("the log can be written");
 }
 
 #[async_trait]
