@@ -40,7 +40,7 @@ if $tests; then
     command -v etcd >/dev/null || missing+=(etcd-server)
 fi
 if $compare; then
-    [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    [ -x /usr/sbin/nginx ] || missing+=(nginx)
     [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     command -v wrk >/dev/null || missing+=(wrk)
     command -v h2load >/dev/null || missing+=(nghttp2-client)

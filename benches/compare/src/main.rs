@@ -232,6 +232,15 @@ fn rounds_of(
                 contender.name(),
                 line(&measured, scenario.unit)
             );
+            if measured
+                .get(&Figure::Others)
+                .is_some_and(|share| *share > report::QUIET)
+            {
+                println!(
+                    "{:16}    the machine is not quiet: this figure is worth less",
+                    ""
+                );
+            }
             figures.push(measured);
         }
     }

@@ -278,7 +278,7 @@ fn haproxy(setup: &Setup) -> String {
     };
     let port = listen.port();
     format!(
-        "global\n  nbthread {threads}\n  maxconn 8000\n  maxpipes 500\n  hard-stop-after 100ms\n  log stdout format raw local0\ndefaults\n  mode http\n  option httplog\n  option splice-auto\n  log global\n  timeout client 1h\n  timeout server 1h\n  timeout tunnel 1h\n  timeout connect 5s\n  http-reuse always\nfrontend clients\n  bind {listen}{bind} backlog 4096\n  option forwardfor\n  unique-id-format %[uuid]\n  http-request set-header X-Forwarded-Proto {proto}\n  http-request set-header X-Forwarded-Port {port}\n  http-request set-header X-Request-Id %[unique-id]\n  http-request set-header X-Request-Start %[date(0,ms)]\n  http-request add-header Via \"1.1 haproxy\"\n  default_backend origin\nbackend origin\n  server origin {origin} maxconn 8000\n"
+        "global\n  nbthread {threads}\n  maxconn 8000\n  maxpipes 500\n  hard-stop-after 100ms\n  log stdout format raw local0\ndefaults\n  mode http\n  option httplog\n  option splice-request\n  option splice-response\n  log global\n  timeout client 1h\n  timeout server 1h\n  timeout tunnel 1h\n  timeout connect 5s\n  http-reuse always\nfrontend clients\n  bind {listen}{bind} backlog 4096\n  option forwardfor\n  unique-id-format %[uuid]\n  http-request set-header X-Forwarded-Proto {proto}\n  http-request set-header X-Forwarded-Port {port}\n  http-request set-header X-Request-Id %[unique-id]\n  http-request set-header X-Request-Start %[date(0,ms)]\n  http-request add-header Via \"1.1 haproxy\"\n  default_backend origin\nbackend origin\n  server origin {origin} maxconn 8000\n"
     )
 }
 

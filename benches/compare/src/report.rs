@@ -138,7 +138,34 @@ fn summary(all: &[Results]) -> String {
         }
         text.push('\n');
     }
-    text
+    text + &noise(all)
+}
+
+/// Percent of the proxy's core that others may use before a figure is worth less.
+pub(crate) const QUIET: f64 = 3.0;
+
+/// Where the machine was not quiet enough.
+fn noise(all: &[Results]) -> String {
+    let mut text = String::new();
+    for results in all {
+        let rounds = results.contenders.iter().flat_map(|(_, rounds)| rounds);
+        let others = rounds.filter_map(|figures| figures.get(&Figure::Others).copied());
+        let most = others.fold(0.0, f64::max);
+        // Connections that do nothing use no time that others could take away.
+        if most > QUIET && results.scenario.figure != Figure::RssPerConnection {
+            let name = results.scenario.name;
+            writeln!(
+                text,
+                "* **{name}** was disturbed: others used up to {most:.0} % of the proxy's core."
+            )
+            .unwrap_or_default();
+        }
+    }
+    if text.is_empty() {
+        text
+    } else {
+        format!("\n{text}")
+    }
 }
 
 fn section(results: &Results) -> String {
