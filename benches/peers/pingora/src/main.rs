@@ -20,9 +20,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Bytes of log lines that are written at once, and how long a line waits at most.
 const BATCH: usize = 64 * 1024;
 const LOG_EVERY: Duration = Duration::from_secs(1);
