@@ -46,8 +46,8 @@ fn draw(
         .configure_mesh()
         .disable_y_mesh()
         .disable_y_axis()
+        .max_light_lines(0)
         .y_labels(0)
-        .light_line_style(WHITE)
         .draw()?;
     for (nth, (name, spread)) in bars.iter().enumerate() {
         let middle = (rows - nth) as f64 - 0.5;
@@ -65,7 +65,6 @@ fn draw(
         chart
             .draw_series([EmptyElement::at((spread.max, middle))
                 + label(report::number(spread.median), (6, -6))])?;
-        chart.plotting_area().strip_coord_spec();
         chart.draw_series([EmptyElement::at((0.0, middle)) + label(name.clone(), (-150, -6))])?;
     }
     area.present()?;
