@@ -351,3 +351,37 @@ impl Swarm {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::origin;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn address() -> SocketAddr {
+        origin::start((Ipv4Addr::LOCALHOST, 0).into()).unwrap()
+    }
+
+    #[test]
+    fn every_driver_works_without_a_proxy() {
+        let address = address();
+        assert!(echo_storm(address, 4, SHORT).unwrap().count > 0.0);
+        let load = fixed_rate(address, "/1k", 4, 1000.0, SHORT).unwrap();
+        assert_eq!(load.count, 100.0);
+        assert_eq!(idle(address, 3, true).unwrap().len(), 3);
+        assert_eq!(idle(address, 3, false).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_expected_is_the_end() {
+        let address = address();
+        assert!(fixed_rate(address, "/other", 4, 1000.0, SHORT).is_err());
+        // Nobody listens there.
+        let gone = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        assert!(idle(gone, 1, false).is_err());
+        assert!(slow_clients(gone, 1, 1, &AtomicBool::new(false)).is_err());
+    }
+}

@@ -344,3 +344,41 @@ fn refusal(status: u16, why: &str) -> Answer {
         .into_bytes(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::drivers::ask;
+
+    #[test]
+    fn a_proxy_that_does_not_forward_is_refused() {
+        let origin = start((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (_, status, answer) = ask(origin, &http::get("/head")).unwrap();
+        assert_eq!(status, 500);
+        let said = String::from_utf8(answer).unwrap();
+        assert!(
+            said.ends_with("the proxy did not send x-forwarded-for, x-forwarded-proto, x-forwarded-port, x-request-id, x-request-start, via"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn answers_are_as_long_as_they_say() {
+        let origin = start((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        for (path, length) in [("/small", SMALL), ("/1k", KIB), ("/1m", MIB)] {
+            let (_, status, answer) = ask(origin, &http::get(path)).unwrap();
+            let end = http::head_end(&answer).unwrap();
+            assert_eq!((status, answer.len() - end), (200, length), "{path}");
+        }
+        let upload = format!(
+            "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {MIB}\r\n\r\n{}",
+            "x".repeat(MIB)
+        );
+        let (_, status, _) = ask(origin, upload.as_bytes()).unwrap();
+        assert_eq!(status, 200);
+        let (_, status, _) = ask(origin, &http::get("/other")).unwrap();
+        assert_eq!(status, 404);
+    }
+}
