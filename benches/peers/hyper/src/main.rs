@@ -18,7 +18,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self as client, SendRequest};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -113,6 +113,15 @@ async fn serve(
             .with_upgrades();
         return Ok(connection.await?);
     };
+    // Boxed, so that a connection without TLS does not carry room for all that.
+    Box::pin(serve_tls(stream, acceptor, service)).await
+}
+
+async fn serve_tls<S, F>(stream: TcpStream, acceptor: TlsAcceptor, service: S) -> Result<(), Failed>
+where
+    S: Service<Request<Incoming>, Response = Response<Kept>, Error = Failed, Future = F>,
+    F: Future<Output = Result<Response<Kept>, Failed>> + 'static,
+{
     let stream = acceptor.accept(stream).await?;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);
