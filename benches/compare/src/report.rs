@@ -11,7 +11,7 @@ use crate::failed::{Context, Result};
 use crate::figure::{Figure, Figures, Spread};
 use crate::machine::Machine;
 use crate::plot;
-use crate::scenario::{Contender, Scenario};
+use crate::scenario::{Contender, Contenders, Scenario};
 
 /// All figures of a scenario: the rounds of each contender, in the order in which they took part.
 #[derive(Debug)]
@@ -103,10 +103,23 @@ fn head(machine: &Machine) -> String {
     text
 }
 
-/// The figure that each scenario is about, in ratios.
+/// The figure that each scenario is about, in ratios: to peers, and of the router to itself.
 fn summary(all: &[Results]) -> String {
+    let (peers, variants): (Vec<&Results>, Vec<&Results>) = all
+        .iter()
+        .partition(|results| results.scenario.contenders == Contenders::Peers);
+    let mut text = String::new();
+    for (title, some) in [("Ratios", peers), ("The router against itself", variants)] {
+        if !some.is_empty() {
+            text.push_str(&ratios(title, &some));
+        }
+    }
+    text + &noise(all)
+}
+
+fn ratios(title: &str, some: &[&Results]) -> String {
     let mut names = Vec::new();
-    for results in all {
+    for results in some {
         for (contender, _) in results.contenders.iter().skip(1) {
             if !names.contains(&contender.name()) {
                 names.push(contender.name());
@@ -114,31 +127,33 @@ fn summary(all: &[Results]) -> String {
         }
     }
     let mut text = format!(
-        "\n## Ratios\n\n| scenario | figure | {} |\n|---|---|{}\n",
+        "\n## {title}\n\n| scenario | figure | {} |\n|---|---|{}\n",
         names.join(" | "),
         "---|".repeat(names.len())
     );
-    for results in all {
+    for results in some {
         let Scenario {
             name, figure, unit, ..
         } = results.scenario;
         write!(text, "| [{name}](#{name}) | {} |", figure.title(unit)).unwrap_or_default();
         for name in &names {
+            let of_name = |(contender, _): &&(Contender, Vec<Figures>)| contender.name() == *name;
             let cell = results
                 .contenders
                 .iter()
                 .skip(1)
-                .find(|(contender, _)| contender.name() == *name)
+                .find(of_name)
                 .and_then(|(_, theirs)| {
                     let (_, ours) = results.contenders.first()?;
                     Spread::of_ratios(ours, theirs, *figure)
                 })
+                .filter(|_| results.failure.is_none())
                 .map_or_else(String::new, ratio);
             write!(text, " {cell} |").unwrap_or_default();
         }
         text.push('\n');
     }
-    text + &noise(all)
+    text
 }
 
 /// Percent of the proxy's core that others may use before a figure is worth less.
