@@ -120,7 +120,9 @@ impl Peer {
     ) -> Result<Vec<String>> {
         let (file, text) = match self {
             Self::Router => {
-                fs::write(folder.join("routes.json"), routes(setup))?;
+                // A folder of its own: the router watches it, and a log that grows beside the document would wake it up.
+                fs::create_dir_all(folder.join("routes"))?;
+                fs::write(folder.join("routes/routes.json"), routes(setup))?;
                 ("router.toml", router(setup))
             }
             Self::Nginx => ("nginx.conf", nginx(setup, folder)),
@@ -210,7 +212,7 @@ fn router(setup: &Setup) -> String {
         ("http", "")
     };
     let feed = match &setup.feed {
-        None => "path = \"routes.json\"".to_owned(),
+        None => "path = \"routes/routes.json\"".to_owned(),
         Some(url) => format!("source = \"http\"\nurl = \"{url}\""),
     };
     let ip = listen.ip();
