@@ -5,7 +5,7 @@ T ?= admission
 S ?= 60
 FUZZ = fuzz/corpus/$(T) fuzz/seeds/$(T)
 
-.PHONY: help setup ready ready-to-test run check test it bench fuzz deny release clean
+.PHONY: help setup ready ready-to-test run check test it bench compare fuzz deny release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -35,6 +35,11 @@ it: ready-to-test ## the end-to-end tests of one topic
 
 bench: ready ## the benches; what they print is compared with the last run
 	cargo bench -p router-benches --locked
+
+compare: ## the load comparison with other proxies, an hour long; ARGS="h1 h2 --peers nginx --rounds 3" for a part of it
+	@scripts/setup.sh --quiet --compare
+	cargo build -p router -p router-compare --release --locked
+	target/release/router-compare --build $(ARGS)
 
 fuzz: ready ## fuzzes the target T for S seconds
 	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked

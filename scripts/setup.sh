@@ -2,18 +2,21 @@
 # Makes a Debian or Ubuntu machine able to build this project: what is there already is left alone, what is missing comes from
 # apt-get. Two C libraries are built on the way: zlib-ng (needs cmake) and jemalloc (needs a C compiler and make).
 # `setup.sh --quiet` says nothing when there is nothing to do; `--tests` installs what only the tests need, too: pebble, an
-# ACME server to order certificates from, and etcd, a store to read routes from.
+# ACME server to order certificates from, and etcd, a store to read routes from; `--compare` installs what `make compare` needs:
+# two of the proxies, and the load generators.
 set -euo pipefail
 
 say() { echo "setup: $*"; }
 
 quiet=false
 tests=false
+compare=false
 for option in "$@"; do
     case $option in
         --quiet) quiet=true ;;
         --tests) tests=true ;;
-        *) say "unknown option $option; allowed are --quiet and --tests" >&2; exit 64 ;;
+        --compare) compare=true ;;
+        *) say "unknown option $option; allowed are --quiet, --tests and --compare" >&2; exit 64 ;;
     esac
 done
 
@@ -35,6 +38,14 @@ command -v c++ >/dev/null || missing+=(g++)
 if $tests; then
     command -v pebble >/dev/null || missing+=(pebble)
     command -v etcd >/dev/null || missing+=(etcd-server)
+fi
+if $compare; then
+    [ -x /usr/sbin/nginx ] || missing+=(nginx)
+    [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
+    command -v wrk >/dev/null || missing+=(wrk)
+    command -v h2load >/dev/null || missing+=(nghttp2-client)
+    command -v openssl >/dev/null || missing+=(openssl)
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then
@@ -61,4 +72,9 @@ say "installing ${missing[*]} with apt-get"
 if [[ " ${missing[*]} " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
     "${as_root[@]}" systemctl disable --now etcd || true
 fi
+for proxy in nginx haproxy; do
+    if [[ " ${missing[*]} " == *" $proxy"* ]] && command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl disable --now "$proxy" || true
+    fi
+done
 say "done"
