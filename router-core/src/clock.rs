@@ -1,20 +1,83 @@
 //! The only place that reads a clock. Everything else is handed `now`, so that tests can pause tokio's time and the
 //! model stays pure.
+//!
+//! Reading it costs more than most of what is done between two readings, so in a [`Turn`] it is read once.
 
+use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) use tokio::time::Instant;
 
-/// Monotonic time.
-#[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
+thread_local! {
+    static STANDING: Standing = const {
+        Standing {
+            in_turn: Cell::new(false),
+            now: Cell::new(None),
+            wall: Cell::new(None),
+        }
+    };
+}
+
+/// What the clocks said when they were first read in this turn.
+struct Standing {
+    in_turn: Cell<bool>,
+    now: Cell<Option<Instant>>,
+    wall: Cell<Option<SystemTime>>,
+}
+
+/// As long as it lives, time stands still on this thread. For one poll of a connection, which takes microseconds and
+/// waits for nothing; never held across an await.
+#[must_use]
+pub(crate) struct Turn(());
+
+impl Turn {
+    pub(crate) fn begin() -> Self {
+        STANDING.with(|standing| standing.in_turn.set(true));
+        Self(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        STANDING.with(|standing| {
+            standing.in_turn.set(false);
+            standing.now.set(None);
+            standing.wall.set(None);
+        });
+    }
+}
+
+/// Monotonic time, as of this turn.
 pub(crate) fn now() -> Instant {
+    STANDING.with(|standing| {
+        standing.now.get().unwrap_or_else(|| {
+            let now = this_moment();
+            if standing.in_turn.get() {
+                standing.now.set(Some(now));
+            }
+            now
+        })
+    })
+}
+
+/// Monotonic time, whatever turn this is.
+#[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
+pub(crate) fn this_moment() -> Instant {
     Instant::now()
 }
 
-/// Wall-clock time, for log lines, `Date` and `X-Request-Start`.
+/// Wall-clock time, as of this turn, for log lines, `Date` and `X-Request-Start`.
 #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
 pub(crate) fn wall() -> SystemTime {
-    SystemTime::now()
+    STANDING.with(|standing| {
+        standing.wall.get().unwrap_or_else(|| {
+            let wall = SystemTime::now();
+            if standing.in_turn.get() {
+                standing.wall.set(Some(wall));
+            }
+            wall
+        })
+    })
 }
 
 /// Milliseconds since 1970; 0 for a clock that stands before it.
@@ -40,5 +103,36 @@ impl DateField {
             self.text = httpdate::fmt_http_date(wall);
         }
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_stands_still_in_a_turn_only() {
+        let began = now();
+        {
+            let _turn = Turn::begin();
+            assert_eq!(now(), began);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(now(), began);
+            assert_eq!(this_moment(), began + Duration::from_secs(1));
+        }
+        assert_eq!(now(), began + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_turn_that_panics_ends() {
+        let panicked = std::panic::catch_unwind(|| {
+            let _turn = Turn::begin();
+            now();
+            panic!("in a turn");
+        });
+        assert!(panicked.is_err());
+        assert!(STANDING.with(|standing| !standing.in_turn.get() && standing.now.get().is_none()));
     }
 }

@@ -105,7 +105,7 @@ impl<'x> Exchange<'x> {
             Outcome::Answered => None,
             Outcome::Failed(failure) => Some(failure),
             Outcome::Open if std::thread::panicking() => Some(Failure::Platform),
-            Outcome::Open if self.worker.cut.is_cancelled() => Some(Failure::ForcedClose),
+            Outcome::Open if self.worker.shared.is_cut() => Some(Failure::ForcedClose),
             // An embedder drops the future when its client has gone.
             Outcome::Open => Some(Failure::ClientInterrupted),
         }

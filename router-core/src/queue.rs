@@ -1,6 +1,7 @@
 //! Bytes on their way out, in pieces as they came, so that a head and a body read from two sockets leave in one write;
 //! and the pump that moves a body from one side of the router to the other.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use router_model::h1::chunked::BadChunk;
 use router_model::h1::{BodyDecoder, Piece, Step};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 /// Where a body goes: the queue of an HTTP/1 connection, or an HTTP/2 stream.
@@ -22,6 +23,11 @@ pub(crate) trait BodySink {
 
     /// Queues bytes of a body of which `content` are content, the others framing.
     fn put_framed(&mut self, bytes: Bytes, content: usize);
+
+    /// The same of bytes that are few enough to be copied.
+    fn put_copy(&mut self, bytes: &[u8], content: usize) {
+        self.put_framed(Bytes::copy_from_slice(bytes), content);
+    }
 
     /// Queues content.
     fn put(&mut self, content: Bytes);
@@ -38,7 +44,7 @@ pub(crate) trait BodySink {
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     pieces: VecDeque<Queued>,
-    /// Small pieces that came when there were many: each would cost more than it holds.
+    /// What comes behind them: heads, and small pieces, of which each would cost more than it holds.
     tail: BytesMut,
     tail_content: usize,
     /// Of both.
@@ -66,6 +72,19 @@ impl OutQueue {
         self.put_framed(piece, 0);
     }
 
+    /// Queues a head, which `write` writes.
+    pub(crate) fn push_head(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        /// Most heads, and a small body.
+        const TYPICAL: usize = 1024;
+        if self.tail_content > 0 {
+            self.seal();
+        }
+        self.tail.reserve(TYPICAL);
+        let before = self.tail.len();
+        write(&mut self.tail);
+        self.length += self.tail.len() - before;
+    }
+
     /// A head has been queued, whose body is chunked or not.
     pub(crate) fn begin_body(&mut self, chunked: bool) {
         self.chunked = chunked;
@@ -79,15 +98,15 @@ impl OutQueue {
             .iter()
             .map(|piece| piece.content.min(piece.bytes.len()))
             .sum::<usize>()
-            + self.tail_content
+            + self.tail_content.min(self.tail.len())
     }
 
     /// Makes a piece of the tail.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.pieces.push_back(Queued {
-                bytes: self.tail.split().freeze(),
-                content: std::mem::take(&mut self.tail_content),
+                content: std::mem::take(&mut self.tail_content).min(self.tail.len()),
+                bytes: std::mem::take(&mut self.tail).freeze(),
             });
         }
     }
@@ -111,7 +130,16 @@ impl OutQueue {
     pub(crate) fn is_flushed(&self) -> bool {
         self.length == 0 && !self.unflushed
     }
+
+    /// Whether so many bytes are better copied behind what the tail holds: one piece is written with less ado than two.
+    fn fits_behind_head(&self, length: usize) -> bool {
+        let room = self.tail.capacity() - self.tail.len();
+        !self.tail.is_empty() && length <= FEW.min(room)
+    }
 }
+
+/// So many bytes are copied faster than they are shared.
+const FEW: usize = 1024;
 
 impl BodySink for OutQueue {
     fn queued(&self) -> usize {
@@ -126,14 +154,18 @@ impl BodySink for OutQueue {
         if bytes.is_empty() {
             return;
         }
-        self.length += bytes.len();
-        if is_small(&bytes, self.pieces.len()) {
-            self.tail.extend_from_slice(&bytes);
-            self.tail_content += content;
-        } else {
-            self.seal();
-            self.pieces.push_back(Queued { bytes, content });
+        if is_small(&bytes, self.pieces.len()) || self.fits_behind_head(bytes.len()) {
+            return self.put_copy(&bytes, content);
         }
+        self.length += bytes.len();
+        self.seal();
+        self.pieces.push_back(Queued { bytes, content });
+    }
+
+    fn put_copy(&mut self, bytes: &[u8], content: usize) {
+        self.length += bytes.len();
+        self.tail.extend_from_slice(bytes);
+        self.tail_content += content;
     }
 
     fn put(&mut self, content: Bytes) {
@@ -171,20 +203,21 @@ pub(crate) fn is_small(piece: &Bytes, pieces: usize) -> bool {
     piece.len() < SMALL && pieces >= MANY
 }
 
-/// Of what is sealed; whoever writes seals first.
 impl Buf for OutQueue {
     fn remaining(&self) -> usize {
         self.length
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| &piece.bytes)
+        self.pieces.front().map_or(&self.tail, |piece| &piece.bytes)
     }
 
     fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        for (slot, piece) in out.iter_mut().zip(&self.pieces) {
-            *slot = IoSlice::new(&piece.bytes);
+        let pieces = self.pieces.iter().map(|piece| &piece.bytes[..]);
+        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
+        for (slot, piece) in out.iter_mut().zip(pieces.chain(tail)) {
+            *slot = IoSlice::new(piece);
             filled += 1;
         }
         filled
@@ -194,6 +227,11 @@ impl Buf for OutQueue {
         self.length -= count.min(self.length);
         while count > 0 {
             let Some(front) = self.pieces.front_mut() else {
+                if count < self.tail.len() {
+                    self.tail.advance(count);
+                } else {
+                    (self.tail, self.tail_content) = (BytesMut::new(), 0);
+                }
                 return;
             };
             if front.bytes.len() > count {
@@ -286,10 +324,26 @@ struct Run {
 impl Run {
     fn put(&mut self, from: &mut BytesMut, to: &mut dyn BodySink) {
         let run = std::mem::take(self);
-        if run.length > 0 {
-            to.put_framed(from.split_to(run.length).freeze(), run.content);
+        if run.length == 0 {
+            return;
+        }
+        match from.get(..run.length) {
+            Some(few) if run.length <= FEW => {
+                to.put_copy(few, run.content);
+                from.advance(run.length);
+            }
+            _ => to.put_framed(from.split_to(run.length).freeze(), run.content),
         }
     }
+}
+
+/// What a read is given first: room for a head, or for most bodies.
+pub(crate) const FIRST_READ: usize = 16 * 1024;
+
+thread_local! {
+    /// First reads go here, and only what came is copied to memory of its own: that nothing comes, or little, is the
+    /// rule, and a buffer for each would cost more than the copy.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_READ].into());
 }
 
 /// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
@@ -300,6 +354,18 @@ pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
     size: &mut usize,
 ) -> Poll<io::Result<usize>> {
     const LARGE_READ: usize = 64 * 1024;
+    if *size <= FIRST_READ {
+        return SCRATCH.with_borrow_mut(|scratch| {
+            let mut into = ReadBuf::new(scratch);
+            ready!(Pin::new(io).poll_read(cx, &mut into))?;
+            let came = into.filled();
+            if came.len() == FIRST_READ {
+                *size *= 2;
+            }
+            buffer.extend_from_slice(came);
+            Poll::Ready(Ok(came.len()))
+        });
+    }
     if buffer.capacity() - buffer.len() < *size / 4 {
         buffer.reserve(*size);
     }
@@ -324,8 +390,14 @@ pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
         }
         return Poll::Ready(Ok(()));
     }
-    queue.seal();
-    match ready!(poll_write_buf(Pin::new(io), cx, queue))? {
+    let written = if queue.pieces.is_empty() {
+        let written = ready!(Pin::new(io).poll_write(cx, &queue.tail))?;
+        queue.advance(written);
+        written
+    } else {
+        ready!(poll_write_buf(Pin::new(io), cx, queue))?
+    };
+    match written {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         _ => {
             queue.unflushed = true;
@@ -353,7 +425,6 @@ mod tests {
 
     fn drain(queue: &mut OutQueue) -> Vec<u8> {
         let mut out = Vec::new();
-        queue.seal();
         while queue.has_remaining() {
             let step = queue.chunk().len().min(3);
             out.extend_from_slice(&queue.chunk()[..step]);

@@ -1,6 +1,6 @@
 //! The router as its users hold it: built once, cheap to clone, shared by listeners, services and the feed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,6 +58,9 @@ pub(crate) struct Shared {
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,
     drain_window_ms: AtomicU64,
+    /// Set before the tokens are cancelled.
+    draining: AtomicBool,
+    cutting: AtomicBool,
     connections: AtomicU64,
 }
 
@@ -82,6 +85,16 @@ impl Shared {
 
     pub(crate) fn connections(&self) -> &AtomicU64 {
         &self.connections
+    }
+
+    /// Whether [`Shared::drain`] has been cancelled, for those who ask at each request.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The same of [`Shared::cut`].
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cutting.load(Ordering::Acquire)
     }
 }
 
@@ -172,6 +185,7 @@ impl Router {
     /// Cuts every connection and tunnel that there is, each with its log line (H24). A router that has been cut serves
     /// nothing any more; this is for an exit that cannot wait for [`Server::drain`](crate::server::Server::drain).
     pub fn cut(&self) {
+        self.shared.cutting.store(true, Ordering::Release);
         self.shared.cut.cancel();
     }
 
@@ -218,6 +232,7 @@ impl Router {
             u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
+        self.shared.draining.store(true, Ordering::Release);
         self.shared.drain.cancel();
         for worker in self.all_workers() {
             worker.close_kept();
@@ -312,6 +327,8 @@ impl RouterBuilder {
             cut: CancellationToken::new(),
             silence: Silence::new(clock::now()),
             drain_window_ms: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            cutting: AtomicBool::new(false),
             connections: AtomicU64::new(0),
         });
         let count = match self.workers {

@@ -3,11 +3,13 @@
 //! on a multi-threaded runtime.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, DateField};
@@ -61,6 +63,37 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A wait for one of the worker's tokens by a connection, which is polled for each read and write. It asks the token,
+/// which takes locks, no more than once; then the flag tells.
+pub(crate) struct Watch<'w, 'p> {
+    token: Pin<&'p mut WaitForCancellationFuture<'w>>,
+    /// Whom the token will wake.
+    asked_for: Option<Waker>,
+}
+
+impl<'w, 'p> Watch<'w, 'p> {
+    pub(crate) fn new(token: Pin<&'p mut WaitForCancellationFuture<'w>>) -> Self {
+        Self {
+            token,
+            asked_for: None,
+        }
+    }
+
+    /// Ready once `flag`, which is set before the token is cancelled, is set.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, flag: bool) -> Poll<()> {
+        if flag {
+            return Poll::Ready(());
+        }
+        if let Some(waker) = &self.asked_for
+            && waker.will_wake(cx.waker())
+        {
+            return Poll::Pending;
+        }
+        self.asked_for = Some(cx.waker().clone());
+        self.token.as_mut().poll(cx)
     }
 }
 
@@ -179,7 +212,7 @@ impl Worker {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_cancelled()
+        self.shared.is_draining()
     }
 
     /// Once in a while: closes kept connections that are too old, were closed by their dyno, or lead to a dyno that

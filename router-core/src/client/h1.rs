@@ -17,7 +17,9 @@ use tokio::net::TcpStream;
 use super::{Came, Client, Reply, Timer};
 use crate::clock::{self, Instant};
 use crate::peer::Peer;
-use crate::queue::{BodySink, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump};
+use crate::queue::{
+    BodySink, FIRST_READ, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump,
+};
 
 /// What a client connection runs over.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
@@ -65,9 +67,6 @@ pub(crate) struct H1Client<IO> {
     read_size: usize,
 }
 
-/// A head fits in it; a body makes reads grow.
-const SMALL_READ: usize = 4 * 1024;
-
 impl<IO: Transport> H1Client<IO> {
     pub(crate) fn new(io: IO, peer: Arc<Peer>) -> Self {
         Self {
@@ -78,13 +77,14 @@ impl<IO: Transport> H1Client<IO> {
             peer,
             body: BodyDecoder::Length(0),
             half_closed_at: None,
-            read_size: SMALL_READ,
+            read_size: FIRST_READ,
         }
     }
 
     /// Reads more bytes; 0 is the end of the connection.
     pub(crate) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.is_empty() {
+        // A large read takes its memory before it knows whether something comes.
+        if self.buffer.is_empty() && self.read_size > FIRST_READ {
             ready!(self.io.poll_readable(cx));
         }
         poll_read_grown(&mut self.io, cx, &mut self.buffer, &mut self.read_size)
@@ -93,7 +93,7 @@ impl<IO: Transport> H1Client<IO> {
     /// Makes ready for the next request.
     pub(crate) fn rest(&mut self) {
         self.release_buffer();
-        self.read_size = SMALL_READ;
+        self.read_size = FIRST_READ;
     }
 }
 
@@ -173,9 +173,7 @@ impl<IO: Transport> Client for H1Client<IO> {
     }
 
     fn put_interim(&mut self, head: &ResponseHead) {
-        let mut out = BytesMut::new();
-        forward::write_interim(head, &mut out);
-        self.out.push(out.freeze());
+        self.out.push_head(|out| forward::write_interim(head, out));
     }
 
     fn put_continue(&mut self) {
@@ -183,9 +181,8 @@ impl<IO: Transport> Client for H1Client<IO> {
     }
 
     fn put_head(&mut self, head: &ResponseHead, ours: &ResponseFields<'_>) {
-        let mut out = BytesMut::new();
-        forward::write_response(head, ours, &mut out);
-        self.out.push(out.freeze());
+        self.out
+            .push_head(|out| forward::write_response(head, ours, out));
         self.out
             .begin_body(ours.framing == Framing::Chunked && !ours.to_http10);
     }

@@ -10,7 +10,9 @@ use router_model::response;
 
 use super::{DynoStream, Terms};
 use crate::clock::Instant;
-use crate::queue::{BodySink, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump};
+use crate::queue::{
+    BodySink, FIRST_READ, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump,
+};
 
 /// A connection that carries one request after the other.
 #[derive(Debug)]
@@ -29,8 +31,6 @@ pub(crate) struct H1Conn {
     pub(super) idle_until: Instant,
     read_size: usize,
 }
-
-const FIRST_READ: usize = 16 * 1024;
 
 impl H1Conn {
     pub(crate) fn new(stream: DynoStream, terms: Terms, limits: HeadLimits, now: Instant) -> Self {

@@ -14,7 +14,6 @@ mod tls;
 
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
 use router_model::admission::Admitted;
 use router_model::failure::Failure;
 use router_model::forward::{self, RequestFields};
@@ -68,9 +67,8 @@ impl DynoConn {
     ) {
         match self {
             Self::H1(conn) => {
-                let mut out = BytesMut::new();
-                forward::write_request(head, admitted, ours, &mut out);
-                conn.out.push(out.freeze());
+                conn.out
+                    .push_head(|out| forward::write_request(head, admitted, ours, out));
                 conn.out.begin_body(admitted.framing == Framing::Chunked);
             }
             Self::H2(exchange) => exchange.put_head(head, admitted, ours),

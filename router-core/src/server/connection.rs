@@ -1,7 +1,7 @@
 //! One client connection: heads in, one after the other, until either side has had enough. What is done about a request
 //! is the proxy's business.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,19 +16,26 @@ use super::h2;
 pub(crate) use super::h2::serve as serve_h2;
 use super::prefixed::Prefixed;
 use crate::client::{self, Client, H1Client, Transport};
-use crate::clock;
+use crate::clock::{self, Turn};
 use crate::peer::Peer;
 use crate::proxy::{self, After};
-use crate::worker::{Counted, Worker};
+use crate::worker::{Counted, Watch, Worker};
 
 /// Serves a connection to its end, or until the router cuts it.
 pub(crate) async fn serve<IO: Transport>(worker: &Worker, io: IO, peer: Peer) {
     let (_counted, peer) = enter(worker, peer);
-    tokio::select! {
-        // Dropping the connection is the point of a cut: its exchange then logs H24.
-        () = serve_requests(worker, H1Client::new(io, peer)) => {}
-        () = worker.cut.cancelled() => {}
-    }
+    let mut serving = pin!(serve_requests(worker, H1Client::new(io, peer)));
+    let cut = pin!(worker.cut.cancelled());
+    let mut cut = Watch::new(cut);
+    let ended = std::future::poll_fn(|cx| {
+        let _turn = Turn::begin();
+        match serving.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            // Dropping the connection is the point of a cut: its exchange then logs H24.
+            Poll::Pending => cut.poll(cx, worker.shared.is_cut()),
+        }
+    });
+    ended.await;
 }
 
 /// Counts a connection in. Those who were here before keep being served when it is one too many.
@@ -79,8 +86,11 @@ async fn sniff<IO: Transport>(io: &mut IO) -> Option<(BytesMut, bool)> {
 async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>) {
     let mut parser = HeadParser::request(HeadLimits::request(&worker.shared.limits));
     let mut first = true;
+    let draining = pin!(worker.drain.cancelled());
+    let mut draining = Watch::new(draining);
     loop {
-        let after = match next_head(worker, &mut client, &mut parser, first).await {
+        let next = next_head(worker, &mut client, &mut parser, &mut draining, first);
+        let after = match next.await {
             Head::Request(head) => proxy::handle(worker, &mut client, &head).await,
             Head::Refused(failure) => proxy::refuse(worker, &mut client, failure, false, false),
             Head::TooSlow => {
@@ -126,6 +136,7 @@ async fn next_head<IO: Transport>(
     worker: &Worker,
     client: &mut H1Client<IO>,
     parser: &mut HeadParser,
+    draining: &mut Watch<'_, '_>,
     first: bool,
 ) -> Head {
     let timeouts = &worker.shared.timeouts;
@@ -139,8 +150,6 @@ async fn next_head<IO: Transport>(
     let mut begun = false;
     const HURRY: Duration = Duration::from_secs(1);
     let mut hurried = false;
-    let draining = worker.drain.cancelled();
-    tokio::pin!(draining);
     loop {
         if !client.buffer.is_empty() {
             match parser.take_request(&mut client.buffer) {
@@ -161,7 +170,7 @@ async fn next_head<IO: Transport>(
                 }));
             }
             // A drain ends idle connections at once, and has a moment for a head that has begun.
-            if !hurried && draining.as_mut().poll(cx).is_ready() {
+            if !hurried && draining.poll(cx, worker.is_draining()).is_ready() {
                 if !begun {
                     return Poll::Ready(Came::End);
                 }

@@ -1,6 +1,7 @@
 //! HTTP/2 client connections (RFC 9113): each stream is an exchange of its own and a task of its own. All options of the
 //! h2 library are set here.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,12 +19,12 @@ use tokio_util::task::TaskTracker;
 use super::connection::enter;
 use super::h2_guard::Guard;
 use crate::client::{self, Client, H2Client};
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, Turn};
 use crate::observe::Event;
 use crate::peer::Peer;
 use crate::proxy::{self, After};
 use crate::tasks;
-use crate::worker::{Counted, Worker};
+use crate::worker::{Counted, Watch, Worker};
 
 /// Serves a connection to its end, or until the router cuts it.
 pub(crate) async fn serve<IO>(worker: &Arc<Worker>, io: IO, peer: Peer)
@@ -243,13 +244,19 @@ async fn serve_stream(
     client: impl FnOnce(RecvStream) -> H2Client,
 ) {
     let _counted = Counted::new(&worker.gauges.h2_streams);
-    tokio::select! {
+    let mut serving = pin!(serve_request(worker, request, client));
+    let cut = pin!(worker.cut.cancelled());
+    let mut cut = Watch::new(cut);
+    let ended = std::future::poll_fn(|cx| {
         // A cut ends the connection too, and an exchange that saw that first would blame the client.
-        biased;
-        // Dropping the stream is the point of a cut: its exchange then logs H24.
-        () = worker.cut.cancelled() => {}
-        () = serve_request(worker, request, client) => {}
-    }
+        if cut.poll(cx, worker.shared.is_cut()).is_ready() {
+            // Dropping the stream is the point of a cut: its exchange then logs H24.
+            return Poll::Ready(());
+        }
+        let _turn = Turn::begin();
+        serving.as_mut().poll(cx)
+    });
+    ended.await;
 }
 
 async fn serve_request(
