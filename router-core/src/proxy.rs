@@ -80,7 +80,16 @@ pub(crate) async fn handle<C: Client>(
     };
     let peer = Arc::clone(client.peer());
     let mut exchange = Exchange::begin(worker, head, admitted.host_as_sent, &peer, route);
-    let served = serve(worker, client, head, &admitted, &mut exchange, &mut upload).await;
+    let served = serve(
+        worker,
+        client,
+        head,
+        &peer,
+        &admitted,
+        &mut exchange,
+        &mut upload,
+    )
+    .await;
     match served {
         Ok(after) => {
             exchange.answered();
@@ -152,12 +161,12 @@ async fn serve<C: Client>(
     worker: &Worker,
     client: &mut C,
     head: &RequestHead,
+    peer: &Peer,
     admitted: &Admitted<'_>,
     exchange: &mut Exchange<'_>,
     upload: &mut Upload,
 ) -> Result<After, Fallen> {
-    let peer = Arc::clone(client.peer());
-    check_door(worker, &peer, head, &admitted.host.name, &exchange.route)?;
+    check_door(worker, peer, head, &admitted.host.name, &exchange.route)?;
     if let Some(violation) = admitted.violation {
         return Err(violation.into());
     }
@@ -184,10 +193,12 @@ async fn serve<C: Client>(
     )
     .ok_or(Failure::BacklogTooDeep)?;
 
-    let app = Arc::clone(&exchange.route.app);
-    let plan = plan(worker, head, admitted, &app, proto);
+    // The app's own count is shared by all workers.
+    let route = Arc::clone(&exchange.route);
+    let app = &route.app;
+    let plan = plan(worker, head, admitted, app, proto);
     let address = forward::client_address(head.fields(), peer.ip(), |hop| peer.trusts(hop));
-    let mut search = Search::new(worker, head, address, &app);
+    let mut search = Search::new(worker, head, address, app);
     let (mut lease, mut conn) =
         connect(worker, client, head, admitted, exchange, &mut search).await?;
     if admitted.expects_continue && !plan.pass_continue {
@@ -195,7 +206,7 @@ async fn serve<C: Client>(
     }
     let line = Line {
         worker,
-        peer: &peer,
+        peer,
         believed,
         plan: &plan,
     };

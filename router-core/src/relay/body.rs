@@ -204,7 +204,7 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
         let moved = self
             .poll_upload(cx, now)
             .and_then(|()| self.poll_download(cx, now));
-        match moved {
+        match self.poll_gone(cx, moved) {
             Ok(Some(ended)) => Poll::Ready(Ok(ended)),
             Err(failure) => Poll::Ready(Err(self.fault(failure))),
             Ok(None) => match self.deadline() {
@@ -217,6 +217,25 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
                 None => Poll::Pending,
             },
         }
+    }
+
+    /// When nothing more is expected of the client than that it stays, its leave is the cause of whatever else went wrong.
+    /// Once the response is with it, that matters no more; but what it has sent behind the request decides how a
+    /// connection is closed that is not kept.
+    fn poll_gone(
+        &mut self,
+        cx: &mut Context<'_>,
+        moved: Result<Option<Ended>, Failure>,
+    ) -> Result<Option<Ended>, Failure> {
+        let ended = matches!(moved, Ok(Some(_)));
+        if self.up.complete_at.is_none() || ended && self.keep_alive {
+            return moved;
+        }
+        let gone = gone(self.client.poll_gone(cx, self.limits().request_buffer));
+        if ended {
+            return moved;
+        }
+        gone.and(moved)
     }
 
     fn fault(&mut self, failure: Failure) -> Fault {
@@ -301,8 +320,7 @@ impl<'r, 'x, C: Client> Relay<'r, 'x, C> {
                 Poll::Pending => return Ok(()),
             }
         }
-        // Nothing more is expected of the client but that it stays.
-        gone(self.client.poll_gone(cx, room))
+        Ok(())
     }
 
     /// Dyno to client, until both have to wait.

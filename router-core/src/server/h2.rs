@@ -79,11 +79,13 @@ where
                     let open = Open::new(&activity);
                     let (worker, peer, stalled) =
                         (Arc::clone(worker), Arc::clone(&peer), stalled.clone());
-                    tasks::spawn(streams, async move {
+                    // It is large, and on its way into a task it is moved many times.
+                    let stream = Box::pin(async move {
                         let _open = open;
                         let client = |body| H2Client::new(peer, body, respond, stalled);
                         serve_stream(&worker, request, client).await;
                     });
+                    tasks::spawn(streams, stream);
                 }
                 Some(Err(error)) => {
                     if let Some(flood) = flood.get() {
