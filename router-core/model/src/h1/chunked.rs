@@ -229,7 +229,7 @@ impl ChunkedDecoder {
         if line.len() > self.limits.line || count >= self.limits.trailers {
             return Err(BadChunk);
         }
-        let field = parse_field(line, 0, false).map_err(|_| BadChunk)?;
+        let field = parse_field(line).map_err(|_| BadChunk)?;
         self.state = State::Trailer { count: count + 1 };
         let piece = if FieldId::allowed_in_trailer(field.id) {
             Piece::Trailer

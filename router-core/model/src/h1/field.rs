@@ -3,6 +3,9 @@
 
 use bytes::Bytes;
 
+pub use super::bytes::is_token;
+use super::bytes::position;
+
 /// A range of a head's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {
@@ -64,65 +67,48 @@ pub enum FieldId {
 }
 
 impl FieldId {
-    /// Recognises a name, whatever its case.
+    /// Recognises a name, whatever its case. The name must be a token.
     pub fn of(name: &[u8]) -> Self {
         let id = Self::exact(name);
-        if id == Self::Other && memchr::memchr(b'_', name).is_some() {
+        if id == Self::Other && name.len() <= LONGEST && position(name, b'_').is_some() {
             return Self::alias(name);
         }
         id
     }
 
     fn exact(name: &[u8]) -> Self {
-        let candidate: (&[u8], Self) = match name.len() {
-            2 => (b"te", Self::Te),
-            3 => (b"via", Self::Via),
-            4 => match name.first() {
-                Some(b'h' | b'H') => (b"host", Self::Host),
-                _ => (b"date", Self::Date),
-            },
-            6 => match name.first() {
-                Some(b'c' | b'C') => (b"cookie", Self::Cookie),
-                Some(b'e' | b'E') => (b"expect", Self::Expect),
-                _ => (b"server", Self::Server),
-            },
-            7 => match name.first() {
-                Some(b't' | b'T') => (b"trailer", Self::Trailer),
-                _ => (b"upgrade", Self::Upgrade),
-            },
-            9 => (b"forwarded", Self::Forwarded),
-            10 => match name.first() {
-                Some(b'c' | b'C') => (b"connection", Self::Connection),
-                Some(b'k' | b'K') => (b"keep-alive", Self::KeepAlive),
-                _ => (b"set-cookie", Self::SetCookie),
-            },
-            12 => (b"x-request-id", Self::XRequestId),
-            14 => (b"content-length", Self::ContentLength),
-            15 => match name.last() {
-                Some(b'r' | b'R') => (b"x-forwarded-for", Self::XForwardedFor),
-                _ => (b"x-request-start", Self::XRequestStart),
-            },
-            16 => match name.last() {
-                Some(b'n' | b'N') => (b"proxy-connection", Self::ProxyConnection),
-                _ => (b"x-forwarded-port", Self::XForwardedPort),
-            },
-            17 => match name.first() {
-                Some(b't' | b'T') => (b"transfer-encoding", Self::TransferEncoding),
-                _ => (b"x-forwarded-proto", Self::XForwardedProto),
-            },
-            19 => (b"proxy-authorization", Self::ProxyAuthorization),
-            25 => (b"strict-transport-security", Self::StrictTransportSecurity),
-            _ => return Self::Other,
-        };
-        if name.eq_ignore_ascii_case(candidate.0) {
-            candidate.1
-        } else {
-            Self::Other
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        match (name.len(), first) {
+            (2, b't') if is(name, b"te") => Self::Te,
+            (3, b'v') if is(name, b"via") => Self::Via,
+            (4, b'h') if is(name, b"host") => Self::Host,
+            (4, b'd') if is(name, b"date") => Self::Date,
+            (6, b'c') if is(name, b"cookie") => Self::Cookie,
+            (6, b'e') if is(name, b"expect") => Self::Expect,
+            (6, b's') if is(name, b"server") => Self::Server,
+            (7, b't') if is(name, b"trailer") => Self::Trailer,
+            (7, b'u') if is(name, b"upgrade") => Self::Upgrade,
+            (9, b'f') if is(name, b"forwarded") => Self::Forwarded,
+            (10, b'c') if is(name, b"connection") => Self::Connection,
+            (10, b'k') if is(name, b"keep-alive") => Self::KeepAlive,
+            (10, b's') if is(name, b"set-cookie") => Self::SetCookie,
+            (12, b'x') if is(name, b"x-request-id") => Self::XRequestId,
+            (14, b'c') if is(name, b"content-length") => Self::ContentLength,
+            (15, b'x') if is(name, b"x-forwarded-for") => Self::XForwardedFor,
+            (15, b'x') if is(name, b"x-request-start") => Self::XRequestStart,
+            (16, b'p') if is(name, b"proxy-connection") => Self::ProxyConnection,
+            (16, b'x') if is(name, b"x-forwarded-port") => Self::XForwardedPort,
+            (17, b't') if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            (17, b'x') if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
+            (19, b'p') if is(name, b"proxy-authorization") => Self::ProxyAuthorization,
+            (LONGEST, b's') if is(name, b"strict-transport-security") => {
+                Self::StrictTransportSecurity
+            }
+            _ => Self::Other,
         }
     }
 
     fn alias(name: &[u8]) -> Self {
-        const LONGEST: usize = 25;
         let mut dashed = [0u8; LONGEST];
         let Some(dashed) = dashed.get_mut(..name.len()) else {
             return Self::Other;
@@ -144,17 +130,70 @@ impl FieldId {
     }
 }
 
+/// The longest name that is recognised.
+const LONGEST: usize = 25;
+
+/// Whether a token is a name of ours, given in lower case. The bit that tells small letters from capitals is set in each
+/// letter of our names, and in their hyphens; of the bytes of a token only the wanted one becomes the same by setting it.
+fn is<const N: usize>(name: &[u8], ours: &[u8; N]) -> bool {
+    const SMALL: u8 = 0x20;
+    let differs = |name: &[u8; N]| {
+        name.iter()
+            .zip(ours)
+            .fold(0, |differs, (a, b)| differs | (a | SMALL) ^ b)
+    };
+    name.try_into().is_ok_and(|name| differs(name) == 0)
+}
+
+/// The field lines of a head in order, and which names there are: most questions are about names that a head lacks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FieldList {
+    lines: Vec<Field>,
+    present: u32,
+}
+
+impl FieldList {
+    pub(crate) fn with_capacity(lines: usize) -> Self {
+        Self {
+            lines: Vec::with_capacity(lines),
+            present: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, field: Field) {
+        self.present |= bit(field.id);
+        self.lines.push(field);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The lines among which those of a name are: none, or all.
+    fn with(&self, id: FieldId) -> &[Field] {
+        if self.present & bit(id) == 0 {
+            &[]
+        } else {
+            &self.lines
+        }
+    }
+}
+
+const fn bit(id: FieldId) -> u32 {
+    1 << id as u32
+}
+
 /// The field section of a head.
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
     pub(crate) bytes: Bytes,
-    pub(crate) list: Vec<Field>,
+    pub(crate) list: FieldList,
 }
 
 impl Fields {
     /// Every field, in the order received: which, name as sent, value without surrounding blanks.
     pub fn iter(&self) -> impl Iterator<Item = (FieldId, &[u8], &[u8])> {
-        self.list.iter().map(|field| {
+        self.list.lines.iter().map(|field| {
             (
                 field.id,
                 field.name.of(&self.bytes),
@@ -166,6 +205,7 @@ impl Fields {
     /// The values of every line of one name, in order.
     pub fn values(&self, id: FieldId) -> impl Iterator<Item = &[u8]> {
         self.list
+            .with(id)
             .iter()
             .filter(move |field| field.id == id)
             .map(|field| field.value.of(&self.bytes))
@@ -195,7 +235,7 @@ impl Fields {
 
     /// Whether there is no field at all.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.lines.is_empty()
     }
 }
 
@@ -205,22 +245,6 @@ pub fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|element| !element.is_empty())
-}
-
-/// Whether bytes are a token (RFC 9110 §5.6.2).
-pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
-}
-
-/// Whether a byte may stand in a token.
-pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-        | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
-}
-
-/// Whether a byte may stand in a field value: visible, blank, tab or obs-text (RFC 9110 §5.5).
-pub(crate) const fn is_value_byte(byte: u8) -> bool {
-    byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
 
 #[cfg(test)]

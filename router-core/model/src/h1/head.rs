@@ -5,7 +5,8 @@
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
-use super::field::{Field, FieldId, Fields, Span, is_token, is_token_byte, is_value_byte};
+use super::bytes::{is_token, is_token_byte, position, value_length, visible};
+use super::field::{Field, FieldId, FieldList, Fields, Span};
 use crate::limits::Limits;
 
 /// The protocol version of a head.
@@ -102,7 +103,7 @@ pub struct HeadParser {
     scanned: usize,
     empty_lines: u8,
     start: Option<Start>,
-    fields: Vec<Field>,
+    fields: FieldList,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +133,7 @@ impl HeadParser {
             scanned: 0,
             empty_lines: 0,
             start: None,
-            fields: Vec::new(),
+            fields: FieldList::default(),
         }
     }
 
@@ -201,39 +202,47 @@ impl HeadParser {
 
     /// Walks over the lines that are complete; the head's length once its empty line is there.
     fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+        // A line whose end was not there is read once that has come, however many pieces it comes in.
+        if self.scanned > self.line_start && !self.has_new_line_feed(buffer) {
+            return self.wait(buffer);
+        }
         loop {
-            let rest = buffer.get(self.scanned..).unwrap_or_default();
-            let Some(at) = memchr::memchr(b'\n', rest) else {
-                self.scanned = buffer.len();
-                self.check_partial(buffer)?;
-                return Ok(None);
-            };
-            let newline = self.scanned + at;
             let line_start = self.line_start;
-            let Some(line) = buffer
-                .get(line_start..newline)
-                .and_then(|line| line.strip_suffix(b"\r"))
-            else {
-                return Err(HeadError::LineEnding);
+            let rest = buffer.get(line_start..).unwrap_or_default();
+            let Some(line) = Line::first_of(rest)? else {
+                return self.wait(buffer);
             };
-            self.scanned = newline + 1;
-            self.line_start = newline + 1;
+            let line_end = line_start + line.text.len();
+            self.line_start = line_end + CRLF.len();
             if self.start.is_none() {
-                if line.is_empty() && self.kind == Kind::Request {
+                if line.text.is_empty() && self.kind == Kind::Request {
                     self.empty_line()?;
                     continue;
                 }
                 self.start = Some(self.start_line(line, line_start)?);
-            } else if line.is_empty() {
-                return Ok(Some(newline + 1));
+                self.fields = FieldList::with_capacity(TYPICAL_FIELDS);
+            } else if line.text.is_empty() {
+                return Ok(Some(self.line_start));
             } else {
                 let field = self.field_line(line, line_start)?;
                 self.fields.push(field);
             }
-            if newline > self.limits.total {
+            if line_end >= self.limits.total {
                 return Err(HeadError::FieldTooLong);
             }
         }
+    }
+
+    fn has_new_line_feed(&self, buffer: &[u8]) -> bool {
+        let new = buffer.get(self.scanned..).unwrap_or_default();
+        memchr::memchr(b'\n', new).is_some()
+    }
+
+    /// More bytes are needed, unless those that are here are enough to know better.
+    fn wait(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+        self.scanned = buffer.len();
+        self.check_partial(buffer)?;
+        Ok(None)
     }
 
     /// RFC 9112 §2.2 asks to skip an empty line before a request; more than five are an attack or a broken client.
@@ -284,31 +293,71 @@ impl HeadParser {
         }
     }
 
-    fn start_line(&self, line: &[u8], at: usize) -> Result<Start, HeadError> {
-        if line.len() > self.limits.start_line {
+    fn start_line(&self, line: Line<'_>, at: usize) -> Result<Start, HeadError> {
+        if line.text.len() > self.limits.start_line {
             return Err(HeadError::StartLineTooLong);
         }
         match self.kind {
-            Kind::Request => request_line(line, at),
-            Kind::Response => status_line(line, at),
+            _ if !line.is_clean => Err(HeadError::StartLine),
+            Kind::Request => request_line(line.text, at),
+            Kind::Response => status_line(line.text, at),
         }
     }
 
-    fn field_line(&self, line: &[u8], at: usize) -> Result<Field, HeadError> {
+    fn field_line(&self, line: Line<'_>, at: usize) -> Result<Field, HeadError> {
+        let Line { text, is_clean } = line;
         if self.fields.len() >= self.limits.fields {
             return Err(HeadError::TooManyFields);
         }
-        if line.len() > self.limits.field_line {
+        if text.len() > self.limits.field_line {
             return Err(HeadError::FieldTooLong);
         }
-        let field = parse_field(line, at, self.kind == Kind::Response)?;
+        if !is_clean {
+            return Err(HeadError::FieldLine);
+        }
+        let field = split_field(text, at, self.kind == Kind::Response)?;
         if (field.name.end - field.name.start) as usize > self.limits.field_name {
             return Err(HeadError::FieldTooLong);
         }
-        if field.id == FieldId::SetCookie && line.len() > self.limits.cookie_line {
+        if field.id == FieldId::SetCookie && text.len() > self.limits.cookie_line {
             return Err(HeadError::CookieTooLong);
         }
         Ok(field)
+    }
+}
+
+/// Room for so many field lines at first.
+const TYPICAL_FIELDS: usize = 16;
+
+const CRLF: &[u8] = b"\r\n";
+
+/// A line without its CRLF.
+#[derive(Debug, Clone, Copy)]
+struct Line<'b> {
+    text: &'b [u8],
+    /// There is nothing in it but what may stand in a field value. No line that has anything else is a good one.
+    is_clean: bool,
+}
+
+impl<'b> Line<'b> {
+    /// The line at the start of `bytes`; `None` when its end has not come.
+    fn first_of(bytes: &'b [u8]) -> Result<Option<Self>, HeadError> {
+        let (text, rest) = bytes
+            .split_at_checked(value_length(bytes))
+            .unwrap_or_default();
+        if rest.starts_with(CRLF) {
+            let is_clean = true;
+            return Ok(Some(Self { text, is_clean }));
+        }
+        let Some(in_rest) = memchr::memchr(b'\n', rest) else {
+            return Ok(None);
+        };
+        let text = bytes
+            .get(..text.len() + in_rest)
+            .and_then(|line| line.strip_suffix(b"\r"))
+            .ok_or(HeadError::LineEnding)?;
+        let is_clean = false;
+        Ok(Some(Self { text, is_clean }))
     }
 }
 
@@ -319,23 +368,30 @@ fn starts_like_set_cookie(line: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(b"set-cookie:"))
 }
 
-/// One field line without its CRLF. `lenient` takes blanks before the colon away, as RFC 9112 §5.1 asks of a proxy for
-/// responses.
-pub(crate) fn parse_field(line: &[u8], at: usize, lenient: bool) -> Result<Field, HeadError> {
-    let colon = memchr::memchr(b':', line).ok_or(HeadError::FieldLine)?;
-    let (raw_name, raw_value) = line.split_at(colon);
-    let name = if lenient {
-        raw_name.trim_ascii_end()
+/// One field line without its CRLF.
+pub(crate) fn parse_field(line: &[u8]) -> Result<Field, HeadError> {
+    if value_length(line) == line.len() {
+        split_field(line, 0, false)
     } else {
-        raw_name
-    };
-    let raw_value = raw_value.get(1..).unwrap_or_default();
-    if !is_token(name) || !raw_value.iter().all(|byte| is_value_byte(*byte)) {
+        Err(HeadError::FieldLine)
+    }
+}
+
+/// Name and value of a field line in which there is nothing but what may stand in a value. `lenient` takes blanks before
+/// the colon away, as RFC 9112 §5.1 asks of a proxy for responses.
+fn split_field(line: &[u8], at: usize, lenient: bool) -> Result<Field, HeadError> {
+    let colon = position(line, b':').ok_or(HeadError::FieldLine)?;
+    let (mut name, value) = line.split_at_checked(colon).unwrap_or_default();
+    if lenient {
+        name = name.trim_ascii_end();
+    }
+    if !is_token(name) {
         return Err(HeadError::FieldLine);
     }
-    let value = trim_blanks(raw_value);
-    let blanks = raw_value.len() - trim_blanks_start(raw_value).len();
-    let value_start = at + colon + 1 + blanks;
+    let value = value.get(1..).unwrap_or_default();
+    let value_and_after = trim_blanks_start(value);
+    let value_start = at + line.len() - value_and_after.len();
+    let value = trim_blanks_end(value_and_after);
     Ok(Field {
         id: FieldId::of(name),
         name: span(at, at + name.len())?,
@@ -350,8 +406,7 @@ fn trim_blanks_start(mut value: &[u8]) -> &[u8] {
     value
 }
 
-fn trim_blanks(value: &[u8]) -> &[u8] {
-    let mut value = trim_blanks_start(value);
+fn trim_blanks_end(mut value: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }
@@ -369,11 +424,8 @@ pub(crate) const LONGEST_METHOD: usize = 127;
 
 /// `method SP request-target SP HTTP-version`, single blanks only.
 fn request_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
-    let mut parts = line.splitn(3, |byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version)) = (parts.next(), parts.next(), parts.next())
-    else {
-        return Err(HeadError::StartLine);
-    };
+    let (method, rest) = split_at_blank(line)?;
+    let (target, version) = split_at_blank(rest)?;
     if !is_token(method) || method.len() > LONGEST_METHOD || !is_target(target) {
         return Err(HeadError::StartLine);
     }
@@ -396,13 +448,19 @@ fn request_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
     })
 }
 
-/// No blank, no control byte; bytes above ASCII only as UTF-8, which curl and older browsers send unescaped.
-pub(crate) fn is_target(target: &[u8]) -> bool {
-    let visible = target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
-    !target.is_empty() && visible && (target.is_ascii() || std::str::from_utf8(target).is_ok())
+fn split_at_blank(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
+    position(line, b' ')
+        .and_then(|blank| Some((line.get(..blank)?, line.get(blank + 1..)?)))
+        .ok_or(HeadError::StartLine)
 }
 
-/// `HTTP-version SP status-code [SP reason]`.
+/// No blank, no control byte; bytes above ASCII only as UTF-8, which curl and older browsers send unescaped.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    let (visible, ascii) = visible(target);
+    !target.is_empty() && visible && (ascii || std::str::from_utf8(target).is_ok())
+}
+
+/// `HTTP-version SP status-code [SP reason]`, in which there is nothing but what may stand in a value.
 fn status_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
     let (version, rest) = line.split_at_checked(8).ok_or(HeadError::StartLine)?;
     let version = match version {
@@ -417,9 +475,7 @@ fn status_line(line: &[u8], at: usize) -> Result<Start, HeadError> {
         }
         _ => return Err(HeadError::StartLine),
     };
-    let reason_ok =
-        matches!(reason, [] | [b' ', ..]) && reason.iter().all(|byte| is_value_byte(*byte));
-    if !reason_ok {
+    if !matches!(reason, [] | [b' ', ..]) {
         return Err(HeadError::StartLine);
     }
     let reason_start = (at + 13).min(at + line.len());

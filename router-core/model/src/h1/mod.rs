@@ -3,6 +3,7 @@
 //! business. ADR 0008 says why we have a codec of our own.
 
 pub mod body;
+pub(crate) mod bytes;
 pub mod chunked;
 pub mod field;
 pub mod head;

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::websocket;
 use crate::failure::{BadRequest, Failure};
-use crate::h1::field::{Field, Span};
+use crate::h1::field::{Field, FieldList, Span};
 use crate::h1::head::{LONGEST_METHOD, is_target, parse_field, span};
 use crate::h1::{FieldId, Fields, HeadError, HeadLimits, RequestHead, ResponseHead, Version};
 
@@ -162,7 +162,7 @@ pub fn trailer_map(lines: &[u8]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Ok(field) = parse_field(line, 0, false) else {
+        let Ok(field) = parse_field(line) else {
             continue;
         };
         let (name, value) = (field.name.of(line), field.value.of(line));
@@ -178,7 +178,7 @@ pub fn trailer_map(lines: &[u8]) -> HeaderMap {
 /// Puts a head into one buffer and notes where its parts stand.
 struct Writer<'l> {
     bytes: BytesMut,
-    list: Vec<Field>,
+    list: FieldList,
     limits: &'l HeadLimits,
 }
 
@@ -187,7 +187,7 @@ impl<'l> Writer<'l> {
         const TYPICAL_FIELD: usize = 40;
         Self {
             bytes: BytesMut::with_capacity(128 + headers.len() * TYPICAL_FIELD),
-            list: Vec::with_capacity(headers.len() + 1),
+            list: FieldList::with_capacity(headers.len() + 1),
             limits,
         }
     }
