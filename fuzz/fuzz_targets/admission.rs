@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use router_model::admission::{Admitted, admit, head_failure};
-use router_model::forward::{Believed, RequestFields, forwarded_for, path_of, write_request};
+use router_model::forward::{Believed, ForwardedFor, RequestFields, path_of, write_request};
 use router_model::h1::{
     FieldId, Fields, Framing, HeadError, HeadLimits, HeadParser, RequestHead, Version,
 };
@@ -70,10 +70,9 @@ fn same(head: &RequestHead) -> (Version, &[u8], &[u8], Vec<(FieldId, &[u8], &[u8
 }
 
 fn check_forwarded(head: &RequestHead, admitted: &Admitted<'_>) {
-    let mut addresses = Vec::new();
-    forwarded_for(head.fields(), Some([203, 0, 113, 7].into()), &mut addresses);
+    let addresses = ForwardedFor::of(head.fields(), Some([203, 0, 113, 7].into()));
     let ours = RequestFields {
-        forwarded_for: &addresses,
+        forwarded_for: addresses.as_bytes(),
         proto: "http",
         port: 80,
         request_start: 1_767_225_600_000,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use router_model::failure::Failure;
-use router_model::forward;
+use router_model::forward::ForwardedFor;
 use router_model::h1::{FieldId, RequestHead, Version};
 use router_model::log_line::{LogLine, Protocol};
 use router_model::request_id::RequestId;
@@ -27,7 +27,7 @@ pub(crate) struct Exchange<'x> {
     /// The version of the app that serves it; replaced while it waits for a dyno.
     pub(crate) route: Arc<LocalRoute>,
     pub(crate) request_id: RequestId,
-    pub(crate) forwarded_for: Vec<u8>,
+    pub(crate) forwarded_for: ForwardedFor,
     /// When the head was complete, in Unix milliseconds.
     pub(crate) request_start: u64,
     /// The dyno that was tried last.
@@ -68,8 +68,6 @@ impl<'x> Exchange<'x> {
             .values(FieldId::XRequestId)
             .find_map(RequestId::from_client)
             .unwrap_or_else(|| RequestId::generate(fastrand::u128(..).to_le_bytes()));
-        let mut forwarded_for = Vec::new();
-        forward::forwarded_for(head.fields(), peer.ip(), &mut forwarded_for);
         Self {
             worker,
             head,
@@ -77,7 +75,7 @@ impl<'x> Exchange<'x> {
             tls: peer.tls.as_ref().map(|tls| tls.version.log_text()),
             route,
             request_id,
-            forwarded_for,
+            forwarded_for: ForwardedFor::of(head.fields(), peer.ip()),
             request_start: clock::unix_millis(clock::wall()),
             dyno: None,
             connect: None,
@@ -138,7 +136,7 @@ impl Drop for Exchange<'_> {
             path: self.head.target(),
             host: self.host,
             request_id: self.request_id.as_str(),
-            forwarded_for: &self.forwarded_for,
+            forwarded_for: self.forwarded_for.as_bytes(),
             dyno: self.dyno.as_ref().map(|dyno| dyno.name().as_str()),
             connect: self.connect,
             service: self

@@ -419,7 +419,7 @@ impl Line<'_> {
         conn: &mut DynoConn,
     ) {
         let ours = RequestFields {
-            forwarded_for: &exchange.forwarded_for,
+            forwarded_for: exchange.forwarded_for.as_bytes(),
             proto: self.peer.proto(),
             port: self.peer.port,
             request_start: exchange.request_start,

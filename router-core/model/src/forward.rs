@@ -2,20 +2,24 @@
 //! their order, case and bytes; hop-by-hop ones are taken out, and each router field goes in exactly once, whatever the
 //! peer sent.
 
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
-
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
+pub use self::client::{Believed, ForwardedFor, client_address};
+use self::writer::{FieldWriter, Lines, Own, put};
 use crate::admission::Admitted;
+use crate::decimal::Decimal;
 use crate::h1::field::list_elements;
-use crate::h1::{FieldId, Fields, Framing, RequestHead, ResponseHead};
+use crate::h1::{Field, FieldId, Fields, Framing, RequestHead, ResponseHead};
+use crate::runs::position;
+
+mod client;
+mod writer;
 
 /// What the router adds to a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFields<'a> {
-    /// `X-Forwarded-For`, from [`forwarded_for`].
+    /// `X-Forwarded-For`, from [`ForwardedFor`].
     pub forwarded_for: &'a [u8],
     /// `X-Forwarded-Proto`: `http` or `https`.
     pub proto: &'a str,
@@ -35,138 +39,11 @@ pub struct RequestFields<'a> {
     pub believed: Believed<'a>,
 }
 
-/// The value of `X-Forwarded-For`: what the client sent, all lines joined in order, then the client's own address.
-pub fn forwarded_for(fields: &Fields, client: Option<IpAddr>, out: &mut Vec<u8>) {
-    out.clear();
-    for value in fields
-        .values(FieldId::XForwardedFor)
-        .filter(|value| !value.is_empty())
-    {
-        if !out.is_empty() {
-            out.extend_from_slice(b", ");
-        }
-        out.extend_from_slice(value);
-    }
-    if let Some(client) = client {
-        if !out.is_empty() {
-            out.extend_from_slice(b", ");
-        }
-        // Writing to a Vec cannot fail.
-        write!(out, "{}", client.to_canonical()).ok();
-    }
-}
-
 /// The path and query that are passed on: the target without its fragment, which no client should have sent (spec
 /// §1.17).
 pub fn path_of(target: &[u8]) -> &[u8] {
-    let end = memchr::memchr(b'#', target).unwrap_or(target.len());
+    let end = position(target, b'#').unwrap_or(target.len());
     target.get(..end).unwrap_or_default()
-}
-
-/// What a trusted proxy in front of the router says about the client, where it says it in a way that can be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Believed<'a> {
-    /// `X-Forwarded-Proto`.
-    pub proto: Option<&'static str>,
-    /// `X-Forwarded-Port`.
-    pub port: Option<u16>,
-    /// `X-Request-Start`, as sent: milliseconds, or nginx's `t=` and seconds.
-    pub request_start: Option<&'a [u8]>,
-}
-
-impl<'a> Believed<'a> {
-    /// Reads the fields of a request that came through a trusted proxy. With several lines of one name the last is the
-    /// nearest proxy's.
-    pub fn of(fields: &'a Fields) -> Self {
-        let last = |id| fields.values(id).flat_map(list_elements).last();
-        let proto = last(FieldId::XForwardedProto);
-        let is =
-            |wanted: &str| proto.is_some_and(|value| value.eq_ignore_ascii_case(wanted.as_bytes()));
-        let start = last(FieldId::XRequestStart).filter(|value| {
-            let digits = value.strip_prefix(b"t=").unwrap_or(value);
-            (1..=20).contains(&digits.len()) && is_decimal(digits)
-        });
-        Self {
-            proto: [
-                ("https", "https"),
-                ("wss", "https"),
-                ("http", "http"),
-                ("ws", "http"),
-            ]
-            .into_iter()
-            .find_map(|(said, proto)| is(said).then_some(proto)),
-            port: last(FieldId::XForwardedPort).and_then(|port| {
-                let digits = port.iter().all(u8::is_ascii_digit);
-                std::str::from_utf8(port)
-                    .ok()?
-                    .parse()
-                    .ok()
-                    .filter(|_| digits)
-            }),
-            request_start: start,
-        }
-    }
-}
-
-/// Digits with at most one point among them.
-fn is_decimal(text: &[u8]) -> bool {
-    let points = text.iter().filter(|byte| **byte == b'.').count();
-    points <= 1
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_digit() || *byte == b'.')
-}
-
-/// Who the client is when proxies that are trusted stand before the router: the right-most address of
-/// `X-Forwarded-For` that is none of theirs.
-pub fn client_address(
-    fields: &Fields,
-    peer: Option<IpAddr>,
-    is_trusted: impl Fn(IpAddr) -> bool,
-) -> Option<IpAddr> {
-    let mut client = peer?.to_canonical();
-    let lines: Vec<_> = fields.values(FieldId::XForwardedFor).collect();
-    let hops = lines
-        .iter()
-        .rev()
-        .flat_map(|line| list_elements(line).collect::<Vec<_>>().into_iter().rev());
-    for hop in hops {
-        let hop = std::str::from_utf8(hop).ok().and_then(hop_address);
-        match hop {
-            Some(hop) if is_trusted(client) => client = hop.to_canonical(),
-            _ => break,
-        }
-    }
-    Some(client)
-}
-
-/// One hop of `X-Forwarded-For`; some proxies write the port too.
-fn hop_address(hop: &str) -> Option<IpAddr> {
-    let with_port = || Some(hop.parse::<SocketAddr>().ok()?.ip());
-    hop.parse().ok().or_else(with_port)
-}
-
-/// Where fields are written to: the bytes of an HTTP/1 head, or the field section of an HTTP/2 one.
-trait FieldWriter {
-    fn field(&mut self, name: &[u8], value: &[u8]);
-}
-
-impl FieldWriter for BytesMut {
-    fn field(&mut self, name: &[u8], value: &[u8]) {
-        put(self, &[name, b": ", value, b"\r\n"]);
-    }
-}
-
-impl FieldWriter for HeaderMap {
-    fn field(&mut self, name: &[u8], value: &[u8]) {
-        // Names and values were checked when they were read; one that http does not take has no place in HTTP/2.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        {
-            // It takes some 24,000 fields; heads have limits below that.
-            self.try_append(name, value).ok();
-        }
-    }
 }
 
 /// Writes the request head for an HTTP/1 dyno. Always HTTP/1.1, `Host` first, the router's fields after the client's,
@@ -190,24 +67,25 @@ pub fn write_request(
             b"\r\n",
         ],
     );
-    pass_request_fields(head, admitted, ours, false, out);
-    write_router_fields(fields, ours, out);
+    let mut lines = Lines::new(out, fields);
+    pass_request_fields(head, admitted, ours, false, &mut lines);
+    write_router_fields(fields, ours, &mut lines);
     let connection: &[u8] = match (admitted.upgrade, ours.keep_alive) {
         (true, _) => b"Connection: Upgrade\r\n",
         (false, true) => b"Connection: keep-alive\r\n",
         (false, false) => b"Connection: close\r\n",
     };
-    put(out, &[connection]);
+    lines.put(&[connection]);
     match admitted.framing {
-        Framing::Length(length) => out.field(b"Content-Length", Digits::of(length).as_bytes()),
-        Framing::Chunked => put(out, &[b"Transfer-Encoding: chunked\r\n"]),
+        Framing::Length(length) => lines.own(Own::ContentLength, Decimal::of(length).as_bytes()),
+        Framing::Chunked => lines.put(&[b"Transfer-Encoding: chunked\r\n"]),
         // RFC 9110 §8.6: a method that usually has a body says so when it has none.
         Framing::None if !matches!(head.method(), b"GET" | b"HEAD") && !admitted.upgrade => {
-            put(out, &[b"Content-Length: 0\r\n"]);
+            lines.own(Own::ContentLength, b"0");
         }
         Framing::None | Framing::UntilClose => {}
     }
-    put(out, &[b"\r\n"]);
+    lines.put(&[b"\r\n"]);
 }
 
 /// The request for an HTTP/2 dyno (RFC 9113 §8.3.1); `None` for a head that HTTP/2 cannot say.
@@ -221,7 +99,7 @@ pub fn h2_request(
     pass_request_fields(head, admitted, ours, true, &mut fields);
     write_router_fields(head.fields(), ours, &mut fields);
     if let Framing::Length(length) = admitted.framing {
-        fields.field(b"content-length", Digits::of(length).as_bytes());
+        fields.own(Own::ContentLength, Decimal::of(length).as_bytes());
     }
     let uri = http::Uri::builder()
         .scheme(scheme)
@@ -262,22 +140,25 @@ fn pass_request_fields(
     to_h2: bool,
     out: &mut impl FieldWriter,
 ) {
-    let nominated = nominated(head.fields(), admitted.nominates);
-    for (id, name, value) in head.fields().iter() {
-        let pass = match id {
+    let fields = head.fields();
+    let nominated = nominated(fields, admitted.nominates);
+    for field in fields.lines() {
+        let pass = match field.id {
             FieldId::Other
             | FieldId::Cookie
             | FieldId::Date
             | FieldId::Server
             | FieldId::StrictTransportSecurity
-            | FieldId::SetCookie => !is_nominated(&nominated, name),
+            | FieldId::SetCookie => !is_nominated(&nominated, fields, field),
             FieldId::Trailer => admitted.framing == Framing::Chunked,
             FieldId::Upgrade => admitted.upgrade && !to_h2,
             FieldId::Expect => ours.pass_expect && admitted.expects_continue,
             // gRPC servers refuse a request without it.
             FieldId::Te if to_h2 => {
-                if list_elements(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
-                    out.field(name, b"trailers");
+                if list_elements(fields.value_of(field))
+                    .any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+                {
+                    out.own(Own::Te, b"trailers");
                 }
                 false
             }
@@ -299,49 +180,48 @@ fn pass_request_fields(
             | FieldId::Alias => false,
         };
         if pass {
-            out.field(name, value);
+            out.pass(fields, field);
         }
     }
 }
 
 fn write_router_fields(fields: &Fields, ours: &RequestFields<'_>, out: &mut impl FieldWriter) {
     if !ours.forwarded_for.is_empty() {
-        out.field(b"X-Forwarded-For", ours.forwarded_for);
+        out.own(Own::XForwardedFor, ours.forwarded_for);
     }
     let believed = &ours.believed;
-    out.field(
-        b"X-Forwarded-Proto",
+    out.own(
+        Own::XForwardedProto,
         believed.proto.unwrap_or(ours.proto).as_bytes(),
     );
     let port = believed.port.unwrap_or(ours.port);
-    out.field(b"X-Forwarded-Port", Digits::of(u64::from(port)).as_bytes());
+    out.own(Own::XForwardedPort, Decimal::of(u64::from(port)).as_bytes());
     match believed.request_start {
-        Some(start) => out.field(b"X-Request-Start", start),
-        None => out.field(
-            b"X-Request-Start",
-            Digits::of(ours.request_start).as_bytes(),
+        Some(start) => out.own(Own::XRequestStart, start),
+        None => out.own(
+            Own::XRequestStart,
+            Decimal::of(ours.request_start).as_bytes(),
         ),
     }
-    out.field(b"X-Request-Id", ours.request_id.as_bytes());
+    out.own(Own::XRequestId, ours.request_id.as_bytes());
     write_via(fields, ours.via, out);
 }
 
 /// One `Via` line: what the peer sent, then ourselves (RFC 9110 §7.6.3).
 fn write_via(fields: &Fields, via: &str, out: &mut impl FieldWriter) {
-    let mut others = fields
+    if fields.first(FieldId::Via).is_none() {
+        return out.own(Own::Via, via.as_bytes());
+    }
+    let mut line = Vec::with_capacity(64);
+    for value in fields
         .values(FieldId::Via)
         .filter(|value| !value.is_empty())
-        .peekable();
-    if others.peek().is_none() {
-        return out.field(b"Via", via.as_bytes());
-    }
-    let mut line = Vec::new();
-    for value in others {
+    {
         line.extend_from_slice(value);
         line.extend_from_slice(b", ");
     }
     line.extend_from_slice(via.as_bytes());
-    out.field(b"Via", &line);
+    out.own(Own::Via, &line);
 }
 
 /// What the router adds to a response.
@@ -372,24 +252,25 @@ pub fn write_response(head: &ResponseHead, ours: &ResponseFields<'_>, out: &mut 
     let switching = head.status() == 101;
     out.reserve(head.fields().bytes.len() + 256);
     write_status_line(head.status(), head.reason(), out);
-    pass_response_fields(head, ours, false, out);
+    let mut lines = Lines::new(out, head.fields());
+    pass_response_fields(head, ours, false, &mut lines);
     let is_chunked = ours.framing == Framing::Chunked && !ours.to_http10;
     // A dyno that speaks HTTP/2 has no transfer coding of its own, and says with the stream that there is no content.
     if ours.framing == Framing::Length(0)
         && head.fields().first(FieldId::ContentLength).is_none()
         && !is_chunked
     {
-        put(out, &[b"Content-Length: 0\r\n"]);
+        lines.own(Own::ContentLength, b"0");
     }
     if is_chunked && !is_chunked_by_dyno(head) {
-        put(out, &[b"Transfer-Encoding: chunked\r\n"]);
+        lines.put(&[b"Transfer-Encoding: chunked\r\n"]);
     }
     let connection: &[u8] = match (switching, ours.keep_alive) {
         (true, _) => b"Connection: Upgrade\r\n\r\n",
         (false, true) => b"Connection: keep-alive\r\n\r\n",
         (false, false) => b"Connection: close\r\n\r\n",
     };
-    put(out, &[connection]);
+    lines.put(&[connection]);
 }
 
 /// The response head for an HTTP/2 client. A 101 becomes the 200 of RFC 8441 §5.
@@ -437,8 +318,8 @@ fn pass_response_fields(
     let nominated = nominated(fields, ours.nominates);
     let (mut has_date, mut has_server, mut length_written) = (false, false, false);
     let mut has_hsts = false;
-    for (id, name, value) in fields.iter() {
-        let pass = match id {
+    for field in fields.lines() {
+        let pass = match field.id {
             FieldId::Date => {
                 has_date = true;
                 true
@@ -467,7 +348,11 @@ fn pass_response_fields(
             | FieldId::Via => false,
             // The answer to the router's own handshake means nothing to a client that made none.
             FieldId::Other
-                if to_h2 && switching && name.eq_ignore_ascii_case(b"sec-websocket-accept") =>
+                if to_h2
+                    && switching
+                    && fields
+                        .name_of(field)
+                        .eq_ignore_ascii_case(b"sec-websocket-accept") =>
             {
                 false
             }
@@ -482,23 +367,23 @@ fn pass_response_fields(
             | FieldId::XForwardedPort
             | FieldId::XForwardedProto
             | FieldId::XRequestId
-            | FieldId::XRequestStart => !is_nominated(&nominated, name),
+            | FieldId::XRequestStart => !is_nominated(&nominated, fields, field),
         };
         if pass {
-            out.field(name, value);
+            out.pass(fields, field);
         }
     }
     if !has_server {
-        out.field(b"Server", ours.server.as_bytes());
+        out.own(Own::Server, ours.server.as_bytes());
     }
     if !has_date {
-        out.field(b"Date", ours.date.as_bytes());
+        out.own(Own::Date, ours.date.as_bytes());
     }
     if let Some(hsts) = ours.hsts.filter(|_| !has_hsts) {
-        out.field(b"Strict-Transport-Security", hsts.as_bytes());
+        out.own(Own::StrictTransportSecurity, hsts.as_bytes());
     }
     if let Some(cookie) = ours.set_cookie {
-        out.field(b"Set-Cookie", cookie.as_bytes());
+        out.own(Own::SetCookie, cookie.as_bytes());
     }
     write_via(fields, ours.via, out);
 }
@@ -507,20 +392,19 @@ fn pass_response_fields(
 /// point.
 pub fn write_interim(head: &ResponseHead, out: &mut BytesMut) {
     write_status_line(head.status(), head.reason(), out);
-    pass_interim_fields(head, out);
-    put(out, &[b"\r\n"]);
+    let mut lines = Lines::new(out, head.fields());
+    pass_interim_fields(head, &mut lines);
+    lines.put(&[b"\r\n"]);
 }
 
 fn pass_interim_fields(head: &ResponseHead, out: &mut impl FieldWriter) {
     if head.status() == 100 {
         return;
     }
-    for (_, name, value) in head
-        .fields()
-        .iter()
-        .filter(|(id, ..)| *id == FieldId::Other)
-    {
-        out.field(name, value);
+    for field in head.fields().lines() {
+        if field.id == FieldId::Other {
+            out.pass(head.fields(), field);
+        }
     }
 }
 
@@ -529,12 +413,12 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Writes `HTTP/1.1 NNN reason`.
 pub fn write_status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
-    let digits = [
-        (status / 100 % 10) as u8 + b'0',
-        (status / 10 % 10) as u8 + b'0',
-        (status % 10) as u8 + b'0',
+    let digit = |value: u16| (value % 10) as u8 + b'0';
+    let (a, b, c) = (digit(status / 100), digit(status / 10), digit(status));
+    let start = [
+        b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', a, b, c, b' ',
     ];
-    put(out, &[b"HTTP/1.1 ", &digits, b" ", reason, b"\r\n"]);
+    put(out, &[&start, reason, b"\r\n"]);
 }
 
 /// The names that the Connection field nominates, found once per head: looking through its lines again for every field
@@ -550,51 +434,19 @@ fn nominated(fields: &Fields, any: bool) -> Vec<&[u8]> {
         .collect()
 }
 
-fn is_nominated(nominated: &[&[u8]], name: &[u8]) -> bool {
+fn is_nominated(nominated: &[&[u8]], fields: &Fields, field: &Field) -> bool {
+    !nominated.is_empty() && is_among(nominated, fields.name_of(field))
+}
+
+fn is_among(nominated: &[&[u8]], name: &[u8]) -> bool {
     const FORWARDED: &[u8] = b"x-forwarded-";
-    let forwarded = name.len() >= FORWARDED.len()
-        && name
-            .iter()
-            .zip(FORWARDED)
-            .all(|(a, b)| a.eq_ignore_ascii_case(b));
+    let forwarded = name
+        .split_at_checked(FORWARDED.len())
+        .is_some_and(|(start, _)| start.eq_ignore_ascii_case(FORWARDED));
     !forwarded
         && nominated
             .iter()
             .any(|token| token.eq_ignore_ascii_case(name))
-}
-
-fn put(out: &mut BytesMut, parts: &[&[u8]]) {
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-}
-
-/// A number in decimal.
-struct Digits {
-    digits: [u8; 20],
-    from: usize,
-}
-
-impl Digits {
-    fn of(number: u64) -> Self {
-        let mut digits = [0u8; 20];
-        let mut from = digits.len();
-        let mut left = number;
-        loop {
-            from -= 1;
-            if let Some(digit) = digits.get_mut(from) {
-                *digit = b'0' + (left % 10) as u8;
-            }
-            left /= 10;
-            if left == 0 {
-                return Self { digits, from };
-            }
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.digits.get(self.from..).unwrap_or_default()
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Heads as they leave, and the properties that hold for any of them.
 
+use std::net::IpAddr;
+
+use http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
@@ -31,14 +34,9 @@ fn ours<'a>(forwarded_for: &'a [u8]) -> RequestFields<'a> {
 fn forwarded(request: &str) -> String {
     let head = parse(request.as_bytes()).unwrap();
     let admitted = admit(&head).unwrap();
-    let mut list = Vec::new();
-    forwarded_for(
-        head.fields(),
-        Some("203.0.113.7".parse().unwrap()),
-        &mut list,
-    );
+    let list = ForwardedFor::of(head.fields(), Some("203.0.113.7".parse().unwrap()));
     let mut out = BytesMut::new();
-    write_request(&head, &admitted, &ours(&list), &mut out);
+    write_request(&head, &admitted, &ours(list.as_bytes()), &mut out);
     String::from_utf8(out.to_vec()).unwrap()
 }
 
@@ -52,6 +50,18 @@ fn a_request_is_rewritten() {
         ),
         format!(
             "GET /x?y HTTP/1.1\r\nHost: Shop.Test:81\r\nAccept: */*\r\ncookie: a=b\r\nX-Forwarded-For: 203.0.113.7\r\n{ADDED}Via: 1.1 router\r\nConnection: keep-alive\r\n\r\n"
+        )
+    );
+}
+
+#[test]
+fn lines_are_written_in_one_way_however_they_came() {
+    assert_eq!(
+        forwarded(
+            "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB:2\r\nC:  3\r\nD:\t4\r\nE: 5 \r\nF: 6\t\r\nG:\r\nH: \r\nI:  \r\nJ: 7\r\nTE: x\r\nK: 8\r\n\r\n"
+        ),
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: \r\nH: \r\nI: \r\nJ: 7\r\nK: 8\r\nX-Forwarded-For: 203.0.113.7\r\n{ADDED}Via: 1.1 router\r\nConnection: keep-alive\r\n\r\n"
         )
     );
 }

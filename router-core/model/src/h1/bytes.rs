@@ -1,13 +1,7 @@
 //! Which bytes may stand where in a head (RFC 9110 §5.5, §5.6.2). Every byte of every head comes by here, so long runs
 //! are looked at eight bytes at a time, in one register.
 
-/// A byte in each of eight places.
-const fn eight(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-/// The highest bit of each byte.
-const HIGH: u64 = eight(0x80);
+use crate::runs::{HIGH, eight, first_of};
 
 /// The highest bit of each byte that is below `floor` or DEL, and of no other. Bytes outside ASCII are never marked.
 const fn below_or_del(word: u64, floor: u8) -> u64 {
@@ -15,32 +9,6 @@ const fn below_or_del(word: u64, floor: u8) -> u64 {
     let next = (word & !HIGH) + eight(1);
     let reaches_floor = next + eight(0x7f - floor);
     (!reaches_floor | next) & !word & HIGH
-}
-
-/// The highest bit of each byte that is `byte`; bytes behind the first one may be marked by mistake.
-const fn equal(word: u64, byte: u8) -> u64 {
-    let same_is_zero = word ^ eight(byte);
-    same_is_zero.wrapping_sub(eight(1)) & !same_is_zero & HIGH
-}
-
-/// Which byte is the first whose highest bit is set.
-const fn first_of(marks: u64) -> usize {
-    (marks.trailing_zeros() / 8) as usize
-}
-
-/// Where a byte stands first. For short runs, where calling memchr would take longer than looking.
-pub(crate) fn position(bytes: &[u8], byte: u8) -> Option<usize> {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut at = 0;
-    for word in words {
-        let marks = equal(u64::from_le_bytes(*word), byte);
-        if marks != 0 {
-            return Some(at + first_of(marks));
-        }
-        at += 8;
-    }
-    let in_rest = rest.iter().position(|candidate| *candidate == byte)?;
-    Some(at + in_rest)
 }
 
 /// How many bytes from the first on may stand in a field value. Behind a good line that is where its CRLF is.
@@ -134,8 +102,6 @@ mod tests {
                         expected,
                         "{byte:#x} in {around:#x} at {at}"
                     );
-                    let expected = if byte == around { 0 } else { at };
-                    assert_eq!(position(&bytes, byte), Some(expected));
                 }
             }
         }
@@ -145,15 +111,11 @@ mod tests {
         #[test]
         fn runs_are_judged_as_their_bytes_are(
             bytes in proptest::collection::vec(prop_oneof![any::<u8>(), 0x1f..=0x22u8, 0x7d..=0x81u8, Just(b'\t'), b'a'..=b'z'], 0..40),
-            wanted: u8,
         ) {
             let good = bytes.iter().take_while(|byte| is_value_byte(**byte)).count();
             prop_assert_eq!(value_length(&bytes), good);
             let all_visible = bytes.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
             prop_assert_eq!(visible(&bytes), (all_visible, bytes.is_ascii()));
-            let letters = bytes.iter().map(|byte| byte | 1).collect::<Vec<_>>();
-            let wanted = wanted | 1;
-            prop_assert_eq!(position(&letters, wanted), letters.iter().position(|byte| *byte == wanted));
         }
 
         #[test]

@@ -1,10 +1,12 @@
 //! Header fields as places in one buffer. A field keeps the bytes and the case that the peer sent; the names that the
 //! router itself cares about are recognised once, at parse time.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 pub use super::bytes::is_token;
-use super::bytes::position;
+use crate::runs::position;
 
 /// A range of a head's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,8 +27,20 @@ impl Span {
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
     pub(crate) id: FieldId,
+    /// It is written as the router would write it, one blank behind the colon and none behind the value, so that the
+    /// line can be copied.
+    pub(crate) is_plain: bool,
     pub(crate) name: Span,
     pub(crate) value: Span,
+}
+
+impl Field {
+    /// Where its line stands, CRLF included, if it can be copied as it is.
+    pub(crate) fn whole_line(&self) -> Option<Range<usize>> {
+        const CRLF: usize = 2;
+        let (start, end) = (self.name.start as usize, self.value.end as usize);
+        self.is_plain.then_some(start..end + CRLF)
+    }
 }
 
 /// The field names that the router treats in a special way; all others are [`FieldId::Other`].
@@ -193,13 +207,21 @@ pub struct Fields {
 impl Fields {
     /// Every field, in the order received: which, name as sent, value without surrounding blanks.
     pub fn iter(&self) -> impl Iterator<Item = (FieldId, &[u8], &[u8])> {
-        self.list.lines.iter().map(|field| {
-            (
-                field.id,
-                field.name.of(&self.bytes),
-                field.value.of(&self.bytes),
-            )
-        })
+        self.lines()
+            .iter()
+            .map(|field| (field.id, self.name_of(field), self.value_of(field)))
+    }
+
+    pub(crate) fn lines(&self) -> &[Field] {
+        &self.list.lines
+    }
+
+    pub(crate) fn name_of(&self, field: &Field) -> &[u8] {
+        field.name.of(&self.bytes)
+    }
+
+    pub(crate) fn value_of(&self, field: &Field) -> &[u8] {
+        field.value.of(&self.bytes)
     }
 
     /// The values of every line of one name, in order.
@@ -208,7 +230,7 @@ impl Fields {
             .with(id)
             .iter()
             .filter(move |field| field.id == id)
-            .map(|field| field.value.of(&self.bytes))
+            .map(|field| self.value_of(field))
     }
 
     /// The first value of a name.
@@ -274,6 +296,55 @@ mod tests {
             ("", FieldId::Other),
         ] {
             assert_eq!(FieldId::of(name.as_bytes()), id, "{name}");
+        }
+    }
+
+    /// Every name of ours, with each of its bytes changed in every way that a token allows.
+    #[test]
+    fn a_name_of_ours_is_recognised_and_nothing_near_it() {
+        for ours in [
+            "connection",
+            "content-length",
+            "cookie",
+            "date",
+            "expect",
+            "forwarded",
+            "host",
+            "keep-alive",
+            "proxy-authorization",
+            "proxy-connection",
+            "server",
+            "set-cookie",
+            "strict-transport-security",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "via",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "x-forwarded-proto",
+            "x-request-id",
+            "x-request-start",
+        ] {
+            let id = FieldId::of(ours.as_bytes());
+            assert_ne!(id, FieldId::Other, "{ours}");
+            assert_eq!(FieldId::of(ours.to_ascii_uppercase().as_bytes()), id);
+            for at in 0..ours.len() {
+                for byte in (0..=u8::MAX).filter(|byte| is_token(&[*byte])) {
+                    let mut name = ours.as_bytes().to_vec();
+                    let was = std::mem::replace(&mut name[at], byte);
+                    let expected = if byte.eq_ignore_ascii_case(&was) {
+                        id
+                    } else if (was, byte) == (b'-', b'_') {
+                        FieldId::Alias
+                    } else {
+                        FieldId::Other
+                    };
+                    let text = String::from_utf8_lossy(&name);
+                    assert_eq!(FieldId::of(&name), expected, "{text}");
+                }
+            }
         }
     }
 

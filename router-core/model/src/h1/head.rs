@@ -5,9 +5,10 @@
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
-use super::bytes::{is_token, is_token_byte, position, value_length, visible};
+use super::bytes::{is_token, is_token_byte, value_length, visible};
 use super::field::{Field, FieldId, FieldList, Fields, Span};
 use crate::limits::Limits;
+use crate::runs::position;
 
 /// The protocol version of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -390,12 +391,15 @@ fn split_field(line: &[u8], at: usize, lenient: bool) -> Result<Field, HeadError
     }
     let value = value.get(1..).unwrap_or_default();
     let value_and_after = trim_blanks_start(value);
-    let value_start = at + line.len() - value_and_after.len();
+    let value_start = line.len() - value_and_after.len();
     let value = trim_blanks_end(value_and_after);
+    let is_plain =
+        line.get(name.len()..value_start) == Some(b": ") && value.len() == value_and_after.len();
     Ok(Field {
         id: FieldId::of(name),
+        is_plain,
         name: span(at, at + name.len())?,
-        value: span(value_start, value_start + value.len())?,
+        value: span(at + value_start, at + value_start + value.len())?,
     })
 }
 

@@ -203,23 +203,32 @@ impl<'l> Writer<'l> {
             return Err(HeadError::TooManyFields);
         }
         const SEPARATOR: usize = 2;
+        const CRLF: usize = 2;
         // RFC 9113 §8.2.1: malformed. HTTP/1 would read it as another value.
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         if blank(value.first()) || blank(value.last()) {
             return Err(HeadError::FieldLine);
         }
+        let before = self.bytes.len() - self.list.len() * (SEPARATOR + CRLF);
         if name.len() > self.limits.field_name
             || name.len() + SEPARATOR + value.len() > self.limits.field_line
-            || self.bytes.len() + name.len() + value.len() > self.limits.total
+            || before + name.len() + value.len() > self.limits.total
         {
             return Err(HeadError::FieldTooLong);
         }
-        let field = Field {
-            id: FieldId::of(name),
-            name: self.put(name)?,
-            value: self.put(value)?,
-        };
-        self.list.push(field);
+        // As a line of HTTP/1, which is what nearly every dyno gets.
+        let id = FieldId::of(name);
+        let name = self.put(name)?;
+        self.bytes.put_slice(b": ");
+        let value = self.put(value)?;
+        self.bytes.put_slice(b"\r\n");
+        let is_plain = true;
+        self.list.push(Field {
+            id,
+            is_plain,
+            name,
+            value,
+        });
         Ok(())
     }
 
