@@ -4,9 +4,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use self::timestamp::{digit, timestamp};
+use self::timestamp::timestamp;
 use crate::{
+    decimal::Decimal,
     failure::Failure,
+    runs::is_free_of,
     verdict::{self, Severity, Verdict},
 };
 
@@ -66,9 +68,14 @@ impl LogLine<'_> {
     pub fn write_heroku(&self, out: &mut Vec<u8>) {
         out.reserve(TYPICAL_LENGTH + self.path.len() + self.forwarded_for.len());
         out.extend_from_slice(&timestamp(self.ended));
-        out.extend_from_slice(b" heroku[router]: ");
-        write_outcome(out, self.failure.map(verdict::of));
-        out.extend_from_slice(b"method=");
+        match self.failure {
+            None => out.extend_from_slice(b" heroku[router]: at=info method="),
+            Some(failure) => {
+                out.extend_from_slice(b" heroku[router]: ");
+                write_outcome(out, verdict::of(failure));
+                out.extend_from_slice(b"method=");
+            }
+        }
         write_bare(out, self.method);
         out.extend_from_slice(b" path=\"");
         write_quoted(out, self.path);
@@ -185,16 +192,15 @@ const fn severity(verdict: Option<&Verdict>) -> &'static str {
 }
 
 /// `sock= at= code= desc= cause=`, as many as there are, with a space after the last. The texts are our own.
-fn write_outcome(out: &mut Vec<u8>, verdict: Option<&Verdict>) {
-    if let Some(sock) = verdict.and_then(|row| row.sock) {
+fn write_outcome(out: &mut Vec<u8>, row: &Verdict) {
+    if let Some(sock) = row.sock {
         out.extend_from_slice(b"sock=");
         out.extend_from_slice(sock.as_bytes());
         out.push(b' ');
     }
     out.extend_from_slice(b"at=");
-    out.extend_from_slice(severity(verdict).as_bytes());
+    out.extend_from_slice(row.severity.as_str().as_bytes());
     out.push(b' ');
-    let Some(row) = verdict else { return };
     if let Some(code) = row.code {
         out.extend_from_slice(b"code=");
         out.extend_from_slice(code.as_bytes());
@@ -235,23 +241,33 @@ fn write_quoted(out: &mut Vec<u8>, value: &[u8]) {
 
 /// A value without quotes around it: nothing in it may look like the end of a value or the start of another field.
 fn write_bare(out: &mut Vec<u8>, value: &[u8]) {
-    for &byte in value {
-        if !byte.is_ascii_graphic() || matches!(byte, b'"' | b'\\' | b'=') {
-            write_escape(out, byte);
-        } else {
-            out.push(byte);
-        }
+    let special = |byte: u8| breaks_bare(byte) | (byte == b'=');
+    if is_free_of(value, special) {
+        return out.extend_from_slice(value);
     }
+    write_escaped(out, value, special);
 }
 
 /// A bare value that we made or checked ourselves. A client's request ID may hold `=` and is printed as it is, so that
 /// it can be searched for.
 fn write_identifier(out: &mut Vec<u8>, value: &str) {
-    let mut parts = value.as_bytes().split(|&byte| byte == b'=');
-    write_bare(out, parts.next().unwrap_or_default());
-    for part in parts {
-        out.push(b'=');
-        write_bare(out, part);
+    if is_free_of(value.as_bytes(), breaks_bare) {
+        return out.extend_from_slice(value.as_bytes());
+    }
+    write_escaped(out, value.as_bytes(), breaks_bare);
+}
+
+fn breaks_bare(byte: u8) -> bool {
+    !byte.is_ascii_graphic() | (byte == b'"') | (byte == b'\\')
+}
+
+fn write_escaped(out: &mut Vec<u8>, value: &[u8], special: impl Fn(u8) -> bool) {
+    for &byte in value {
+        if special(byte) {
+            write_escape(out, byte);
+        } else {
+            out.push(byte);
+        }
     }
 }
 
@@ -307,13 +323,11 @@ fn write_json_text(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// Printable ASCII without quote and backslash, which is nearly every value. No early exit, so that it compiles to
-/// vector instructions.
+/// Printable ASCII without quote and backslash, which is nearly every value.
 fn is_plain(value: &[u8]) -> bool {
-    let special = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
-    !value
-        .iter()
-        .fold(false, |found, &byte| found | special(byte))
+    is_free_of(value, |byte| {
+        !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\')
+    })
 }
 
 /// Control characters, and the two separators at which some readers of logs end a line.
@@ -330,19 +344,10 @@ const fn hex_digit(value: u8) -> u8 {
 }
 
 fn write_number(out: &mut Vec<u8>, value: u64) {
-    // u64::MAX has 20 digits.
-    let mut digits = [b'0'; 20];
-    let mut rest = value;
-    let mut used = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = digit(rest);
-        rest /= 10;
-        used += 1;
-        if rest == 0 {
-            break;
-        }
+    if value < 10 {
+        return out.push(b'0' + value as u8);
     }
-    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+    out.extend_from_slice(Decimal::of(value).as_bytes());
 }
 
 const fn milliseconds(duration: Duration) -> u64 {

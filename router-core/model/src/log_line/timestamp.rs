@@ -2,56 +2,34 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::decimal::eight_digits;
+
 /// `2026-01-01T00:00:00.000000+00:00`. A clock set before 1970 or after 9999 is held at that end.
 pub(super) fn timestamp(at: SystemTime) -> [u8; 32] {
     const LAST_SECOND: u64 = 253_402_300_799;
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, micros) = (
-        since.as_secs().min(LAST_SECOND),
-        u64::from(since.subsec_micros()),
+    let seconds = since.as_secs().min(LAST_SECOND);
+    // Neither days nor seconds of a day come near the end of 32 bits, in which dividing is cheaper.
+    let (days, second_of_day) = ((seconds / 86_400) as u32, (seconds % 86_400) as u32);
+    let (year, month, day) = civil_date(days);
+    let (hour, minute, second) = (
+        second_of_day / 3600,
+        second_of_day / 60 % 60,
+        second_of_day % 60,
     );
-    let (year, month, day) = civil_date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let [y1, y2, y3, y4, mo1, mo2, d1, d2] = eight_digits(year * 10_000 + month * 100 + day);
+    let [_, _, h1, h2, mi1, mi2, s1, s2] = eight_digits(hour * 10_000 + minute * 100 + second);
+    let [_, _, f1, f2, f3, f4, f5, f6] = eight_digits(since.subsec_micros());
     [
-        digit(year / 1000),
-        digit(year / 100),
-        digit(year / 10),
-        digit(year),
-        b'-',
-        digit(month / 10),
-        digit(month),
-        b'-',
-        digit(day / 10),
-        digit(day),
-        b'T',
-        digit(hour / 10),
-        digit(hour),
-        b':',
-        digit(minute / 10),
-        digit(minute),
-        b':',
-        digit(second / 10),
-        digit(second),
-        b'.',
-        digit(micros / 100_000),
-        digit(micros / 10_000),
-        digit(micros / 1000),
-        digit(micros / 100),
-        digit(micros / 10),
-        digit(micros),
-        b'+',
-        b'0',
-        b'0',
-        b':',
-        b'0',
-        b'0',
+        y1, y2, y3, y4, b'-', mo1, mo2, b'-', d1, d2, b'T', h1, h2, b':', mi1, mi2, b':', s1, s2,
+        b'.', f1, f2, f3, f4, f5, f6, b'+', b'0', b'0', b':', b'0', b'0',
     ]
 }
 
 /// Year, month and day in the Gregorian calendar, from days since 1970-01-01. Counts from 0000-03-01, so that the leap
 /// day is the last day of a year and months follow one formula (H. Hinnant, "chrono-compatible low-level date
 /// algorithms").
-const fn civil_date(days: u64) -> (u64, u64, u64) {
+const fn civil_date(days: u32) -> (u32, u32, u32) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
@@ -64,13 +42,8 @@ const fn civil_date(days: u64) -> (u64, u64, u64) {
     } else {
         march_based - 9
     };
-    let year = era * 400 + year_of_era + (month <= 2) as u64;
+    let year = era * 400 + year_of_era + (month <= 2) as u32;
     (year, month, day)
-}
-
-/// The last decimal digit.
-pub(super) const fn digit(value: u64) -> u8 {
-    b'0' + (value % 10) as u8
 }
 
 #[cfg(test)]
