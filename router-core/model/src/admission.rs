@@ -154,7 +154,9 @@ fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    value.iter().try_fold(0u64, |number, digit| {
+        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    })
 }
 
 /// Only origin-form reaches a dyno (spec §1.17, §10-21): CONNECT, `*` and absolute-form are refused with 405, the
@@ -209,6 +211,12 @@ fn connection(head: &RequestHead) -> Result<Connection, Failure> {
     let mut seen = Connection::default();
     let mut tokens = 0;
     for value in head.fields().values(FieldId::Connection) {
+        // What nearly every client says.
+        if value == b"keep-alive" && tokens < MOST_CONNECTION_TOKENS {
+            tokens += 1;
+            seen.keep_alive = true;
+            continue;
+        }
         let mut empty = true;
         for token in list_elements(value) {
             empty = false;

@@ -158,7 +158,8 @@ impl DynoName {
 
     /// Whether the process type is `web`.
     pub fn is_web(&self) -> bool {
-        self.process_type() == WEB
+        let instance = self.0.strip_prefix(WEB);
+        instance.is_some_and(|rest| rest.starts_with('.'))
     }
 }
 

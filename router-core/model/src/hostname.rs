@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::runs::{is_free_of, position};
+
 /// A hostname bound to an app: `shop.example.com` or `*.shop.example.com`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -113,6 +115,10 @@ pub struct RequestHost<'a> {
 /// Reads the value of a `Host` header.
 pub fn parse_host(value: &[u8]) -> Result<RequestHost<'_>, HostError> {
     let text = std::str::from_utf8(value).map_err(|_| HostError::NotAscii)?;
+    if is_normal(value) {
+        let (name, port) = (Cow::Borrowed(text), None);
+        return Ok(RequestHost { name, port });
+    }
     if text.starts_with('[') {
         return parse_bracketed(text);
     }
@@ -148,10 +154,27 @@ pub fn parse_host(value: &[u8]) -> Result<RequestHost<'_>, HostError> {
     })
 }
 
+/// Whether a host is as most clients send it: small letters, no port, and dots only between labels. [`parse_host`] would
+/// find nothing to do.
+fn is_normal(host: &[u8]) -> bool {
+    let strange = |byte: u8| {
+        let letter_or_digit = byte.is_ascii_lowercase() | byte.is_ascii_digit();
+        !(letter_or_digit | (byte == b'-') | (byte == b'_') | (byte == b'.'))
+    };
+    let mut label = host;
+    while let Some(dot) = position(label, b'.') {
+        if dot == 0 {
+            return false;
+        }
+        label = label.get(dot + 1..).unwrap_or_default();
+    }
+    !label.is_empty() && is_free_of(host, strange)
+}
+
 /// `.example.com` for `a.example.com`: the key of the only wildcard that could match the name. `None` for a single
 /// label.
 pub fn wildcard_key(name: &str) -> Option<&str> {
-    name.find('.').and_then(|dot| name.get(dot..))
+    position(name.as_bytes(), b'.').and_then(|dot| name.get(dot..))
 }
 
 /// Why the value of a `Host` header cannot be used.

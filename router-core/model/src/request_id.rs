@@ -12,10 +12,15 @@ pub struct RequestId(Repr);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
     /// A hyphenated UUID.
-    Generated([u8; Hyphenated::LENGTH]),
+    Generated(Text),
     /// What [`accept`] let through.
     Client(Box<str>),
 }
+
+/// The text of a UUID. It begins at a whole word, for only then does looking whether it is text take it word by word.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[repr(align(8))]
+struct Text([u8; Hyphenated::LENGTH]);
 
 impl RequestId {
     /// The client's ID, if it is usable. With several `X-Request-Id` lines the caller takes the first usable one.
@@ -28,11 +33,11 @@ impl RequestId {
     /// A version 4 UUID in lower case. The bytes must be random, but not secret.
     #[must_use]
     pub fn generate(random: [u8; 16]) -> Self {
-        let mut text = [0; Hyphenated::LENGTH];
+        let mut text = Text([0; Hyphenated::LENGTH]);
         Builder::from_random_bytes(random)
             .as_uuid()
             .hyphenated()
-            .encode_lower(&mut text);
+            .encode_lower(&mut text.0);
         Self(Repr::Generated(text))
     }
 
@@ -41,7 +46,7 @@ impl RequestId {
     pub fn as_str(&self) -> &str {
         match &self.0 {
             // A UUID is ASCII, so the default is never seen; checking 36 bytes costs less than an allocation.
-            Repr::Generated(text) => std::str::from_utf8(text).unwrap_or_default(),
+            Repr::Generated(text) => std::str::from_utf8(&text.0).unwrap_or_default(),
             Repr::Client(text) => text,
         }
     }

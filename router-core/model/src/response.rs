@@ -89,21 +89,25 @@ fn chunked(head: &ResponseHead) -> Result<bool, Failure> {
 fn connection(head: &ResponseHead) -> Result<(bool, bool, bool), Failure> {
     let mut tokens = 0;
     let (mut close, mut keep_alive, mut nominates) = (false, false, false);
-    for token in head
-        .fields()
-        .values(FieldId::Connection)
-        .flat_map(list_elements)
-    {
-        tokens += 1;
-        if tokens > MOST_CONNECTION_TOKENS {
-            return Err(Failure::MalformedResponse);
-        }
-        if token.eq_ignore_ascii_case(b"close") {
-            close = true;
-        } else if token.eq_ignore_ascii_case(b"keep-alive") {
+    for value in head.fields().values(FieldId::Connection) {
+        // What nearly every dyno says.
+        if value == b"keep-alive" && tokens < MOST_CONNECTION_TOKENS {
+            tokens += 1;
             keep_alive = true;
-        } else if !token.eq_ignore_ascii_case(b"upgrade") {
-            nominates = true;
+            continue;
+        }
+        for token in list_elements(value) {
+            tokens += 1;
+            if tokens > MOST_CONNECTION_TOKENS {
+                return Err(Failure::MalformedResponse);
+            }
+            if token.eq_ignore_ascii_case(b"close") {
+                close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                keep_alive = true;
+            } else if !token.eq_ignore_ascii_case(b"upgrade") {
+                nominates = true;
+            }
         }
     }
     Ok((close, keep_alive, nominates))
