@@ -150,7 +150,10 @@ impl Drop for Exchange<'_> {
                 Version::Http2 => Protocol::Http2,
             },
             tls: self.tls,
-            agent: self.head.fields().named(b"user-agent"),
+            agent: match failure {
+                Some(Failure::Misdirected) => self.head.fields().named(b"user-agent"),
+                _ => None,
+            },
         };
         self.worker
             .shared
