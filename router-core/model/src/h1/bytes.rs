@@ -13,24 +13,51 @@ const fn below_or_del(word: u64, floor: u8) -> u64 {
 
 /// How many bytes from the first on may stand in a field value. Behind a good line that is where its CRLF is.
 pub(crate) fn value_length(bytes: &[u8]) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
+    let (blocks, rest) = bytes.as_chunks::<16>();
     let mut at = 0;
-    for word in words {
-        let marks = below_or_del(u64::from_le_bytes(*word), b' ');
-        if marks != 0 {
-            let first = first_of(marks);
-            if word.get(first) != Some(&b'\t') {
-                return at + first;
-            }
-            // After a tab the word is looked at byte by byte.
-            if let Some(bad) = word.iter().position(|byte| !is_value_byte(*byte)) {
-                return at + bad;
-            }
+    for block in blocks {
+        if !is_plain(block)
+            && let Some(bad) = first_bad(block)
+        {
+            return at + bad;
         }
-        at += 8;
+        at += block.len();
     }
-    let good = rest.iter().take_while(|byte| is_value_byte(**byte)).count();
-    at + good
+    // The last block overlaps with those before it, in which there is nothing bad.
+    if let Some(last) = bytes.last_chunk()
+        && !rest.is_empty()
+    {
+        return first_bad(last).map_or(bytes.len(), |bad| bytes.len() - last.len() + bad);
+    }
+    rest.iter().take_while(|byte| is_value_byte(**byte)).count() + at
+}
+
+/// Without an early exit, so that it compiles to a few vector instructions.
+fn is_plain(block: &[u8; 16]) -> bool {
+    !block
+        .iter()
+        .fold(false, |bad, &byte| bad | (byte < b' ') | (byte == 0x7f))
+}
+
+fn first_bad(block: &[u8; 16]) -> Option<usize> {
+    let (words, _) = block.as_chunks::<8>();
+    let mut marks = words
+        .iter()
+        .map(|word| below_or_del(u64::from_le_bytes(*word), b' '));
+    let first = match (marks.next(), marks.next()) {
+        (Some(0), Some(0)) => return None,
+        (Some(0), Some(second)) => 8 + first_of(second),
+        (first, _) => first_of(first.unwrap_or_default()),
+    };
+    if block.get(first) == Some(&b'\t') {
+        return first_bad_byte(block);
+    }
+    Some(first)
+}
+
+#[cold]
+fn first_bad_byte(block: &[u8]) -> Option<usize> {
+    block.iter().position(|byte| !is_value_byte(*byte))
 }
 
 /// Whether all bytes are visible, and whether all are ASCII.

@@ -16,6 +16,14 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// A part of it, by its distances from the start.
+    pub(crate) fn part(self, from: usize, to: usize) -> Self {
+        Self {
+            start: self.start + from as u32,
+            end: self.start + to as u32,
+        }
+    }
+
     pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
         bytes
             .get(self.start as usize..self.end as usize)
@@ -84,12 +92,13 @@ impl FieldId {
     /// Recognises a name, whatever its case. The name must be a token.
     pub fn of(name: &[u8]) -> Self {
         let id = Self::exact(name);
-        if id == Self::Other && name.len() <= LONGEST && position(name, b'_').is_some() {
+        if id == Self::Other && has_hyphens(name.len()) && position(name, b'_').is_some() {
             return Self::alias(name);
         }
         id
     }
 
+    #[inline]
     fn exact(name: &[u8]) -> Self {
         let first = name.first().map_or(0, u8::to_ascii_lowercase);
         match (name.len(), first) {
@@ -122,6 +131,7 @@ impl FieldId {
         }
     }
 
+    #[cold]
     fn alias(name: &[u8]) -> Self {
         let mut dashed = [0u8; LONGEST];
         let Some(dashed) = dashed.get_mut(..name.len()) else {
@@ -146,6 +156,11 @@ impl FieldId {
 
 /// The longest name that is recognised.
 const LONGEST: usize = 25;
+
+/// Whether a name of ours of this length has a hyphen.
+const fn has_hyphens(length: usize) -> bool {
+    matches!(length, 10 | 12 | 14..=17 | 19 | LONGEST)
+}
 
 /// Whether a token is a name of ours, given in lower case. The bit that tells small letters from capitals is set in each
 /// letter of our names, and in their hyphens; of the bytes of a token only the wanted one becomes the same by setting it.

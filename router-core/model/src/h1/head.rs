@@ -189,7 +189,8 @@ impl HeadParser {
     }
 
     fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<(Start, Fields)>, HeadError> {
-        let Some(length) = self.scan(buffer)? else {
+        let has_news = buffer.len() != self.scanned;
+        let Some(length) = has_news.then(|| self.scan(buffer)).transpose()?.flatten() else {
             return Ok(None);
         };
         let bytes: Bytes = buffer.split_to(length).freeze();
@@ -384,23 +385,37 @@ fn split_field(line: &[u8], at: usize, lenient: bool) -> Result<Field, HeadError
     let colon = position(line, b':').ok_or(HeadError::FieldLine)?;
     let (mut name, value) = line.split_at_checked(colon).unwrap_or_default();
     if lenient {
-        name = name.trim_ascii_end();
+        name = trim_blanks_end(name);
     }
     if !is_token(name) {
         return Err(HeadError::FieldLine);
     }
-    let value = value.get(1..).unwrap_or_default();
-    let value_and_after = trim_blanks_start(value);
-    let value_start = line.len() - value_and_after.len();
-    let value = trim_blanks_end(value_and_after);
-    let is_plain =
-        line.get(name.len()..value_start) == Some(b": ") && value.len() == value_and_after.len();
+    let is_plain = name.len() == colon && is_plain_value(value);
+    let value = if is_plain {
+        colon + PLAIN.len()..line.len()
+    } else {
+        let value = trim_blanks_start(value.get(1..).unwrap_or_default());
+        let start = line.len() - value.len();
+        start..start + trim_blanks_end(value).len()
+    };
+    let line = span(at, at + line.len())?;
     Ok(Field {
         id: FieldId::of(name),
         is_plain,
-        name: span(at, at + name.len())?,
-        value: span(at + value_start, at + value_start + value.len())?,
+        name: line.part(0, name.len()),
+        value: line.part(value.start, value.end),
     })
+}
+
+/// How the router writes what is between name and value.
+const PLAIN: &[u8] = b": ";
+
+/// Whether a colon and what is behind it are written as the router would write them.
+fn is_plain_value(value: &[u8]) -> bool {
+    let is_visible = |byte: Option<&u8>| byte.is_some_and(|byte| !matches!(byte, b' ' | b'\t'));
+    value
+        .strip_prefix(PLAIN)
+        .is_some_and(|value| is_visible(value.first()) && is_visible(value.last()))
 }
 
 fn trim_blanks_start(mut value: &[u8]) -> &[u8] {
