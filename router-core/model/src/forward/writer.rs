@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::h1::{Field, Fields};
+use crate::h1::{Field, FieldId, Fields};
 
 /// A field of the router's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,10 +144,19 @@ impl FieldWriter for Lines<'_> {
 
 impl FieldWriter for HeaderMap {
     fn pass(&mut self, fields: &Fields, field: &Field) {
-        // Names and values were checked when they were read; one that http does not take has no place in HTTP/2.
-        if let Ok(name) = HeaderName::from_bytes(fields.name_of(field)) {
-            append(self, name, fields.value_of(field));
-        }
+        let name = match field.id {
+            FieldId::ContentLength => header::CONTENT_LENGTH,
+            FieldId::Cookie => header::COOKIE,
+            FieldId::Date => header::DATE,
+            FieldId::Server => header::SERVER,
+            FieldId::SetCookie => header::SET_COOKIE,
+            // Names and values were checked when they were read; one that http does not take has no place in HTTP/2.
+            _ => match HeaderName::from_bytes(fields.name_of(field)) {
+                Ok(name) => name,
+                Err(_) => return,
+            },
+        };
+        append(self, name, fields.value_of(field));
     }
 
     fn own(&mut self, own: Own, value: &[u8]) {

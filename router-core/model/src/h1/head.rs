@@ -318,7 +318,7 @@ impl HeadParser {
             return Err(HeadError::FieldLine);
         }
         let field = split_field(text, at, self.kind == Kind::Response)?;
-        if (field.name.end - field.name.start) as usize > self.limits.field_name {
+        if field.name.len() > self.limits.field_name {
             return Err(HeadError::FieldTooLong);
         }
         if field.id == FieldId::SetCookie && text.len() > self.limits.cookie_line {

@@ -52,15 +52,17 @@ pub fn request_head(
     let refused = |error: HeadError| crate::admission::head_failure(error);
     let method = writer.put(method.as_bytes()).map_err(refused)?;
     let target = writer.put(target.as_bytes()).map_err(refused)?;
-    writer.field(b"host", host).map_err(refused)?;
+    writer
+        .field(FieldId::Host, b"host", host)
+        .map_err(refused)?;
     if upgrade {
-        for (name, value) in [
-            ("connection", "Upgrade"),
-            ("upgrade", websocket::PROTOCOL),
-            ("sec-websocket-key", key),
+        for (id, name, value) in [
+            (FieldId::Connection, "connection", "Upgrade"),
+            (FieldId::Upgrade, "upgrade", websocket::PROTOCOL),
+            (FieldId::Other, "sec-websocket-key", key),
         ] {
             writer
-                .field(name.as_bytes(), value.as_bytes())
+                .field(id, name.as_bytes(), value.as_bytes())
                 .map_err(refused)?;
         }
     }
@@ -72,7 +74,7 @@ pub fn request_head(
         let meaningless = upgrade && id == FieldId::ContentLength;
         if !meaningless && id != FieldId::Host && id != FieldId::Cookie && !made_here {
             writer
-                .field(name.as_str().as_bytes(), value.as_bytes())
+                .field(id, name.as_str().as_bytes(), value.as_bytes())
                 .map_err(refused)?;
         }
     }
@@ -118,20 +120,16 @@ pub fn response_head(
     let mut writer = Writer::new(headers, limits);
     let reason = writer.put(status.canonical_reason().unwrap_or_default().as_bytes())?;
     for (name, value) in headers {
-        let line = if name == http::header::SET_COOKIE {
-            limits.cookie_line
-        } else {
-            limits.field_line
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        let id = FieldId::of(name);
+        let (longest, error) = match id {
+            FieldId::SetCookie => (limits.cookie_line, HeadError::CookieTooLong),
+            _ => (limits.field_line, HeadError::FieldTooLong),
         };
-        let error = if name == http::header::SET_COOKIE {
-            HeadError::CookieTooLong
-        } else {
-            HeadError::FieldTooLong
-        };
-        if name.as_str().len() + value.len() + 2 > line {
+        if name.len() + SEPARATOR.len() + value.len() > longest {
             return Err(error);
         }
-        writer.field(name.as_str().as_bytes(), value.as_bytes())?;
+        writer.field(id, name, value)?;
     }
     Ok(ResponseHead {
         version: Version::Http2,
@@ -175,18 +173,22 @@ pub fn trailer_map(lines: &[u8]) -> HeaderMap {
     map
 }
 
-/// Puts a head into one buffer and notes where its parts stand.
+/// Puts a head into one buffer and notes where its parts stand. Fields are written as lines of HTTP/1, which is what
+/// nearly every dyno gets.
 struct Writer<'l> {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     list: FieldList,
     limits: &'l HeadLimits,
 }
 
+const SEPARATOR: &[u8] = b": ";
+const CRLF: &[u8] = b"\r\n";
+
 impl<'l> Writer<'l> {
     fn new(headers: &HeaderMap, limits: &'l HeadLimits) -> Self {
-        const TYPICAL_FIELD: usize = 40;
+        const TYPICAL_FIELD: usize = 64;
         Self {
-            bytes: BytesMut::with_capacity(128 + headers.len() * TYPICAL_FIELD),
+            bytes: Vec::with_capacity(128 + headers.len() * TYPICAL_FIELD),
             list: FieldList::with_capacity(headers.len() + 1),
             limits,
         }
@@ -194,40 +196,40 @@ impl<'l> Writer<'l> {
 
     fn put(&mut self, part: &[u8]) -> Result<Span, HeadError> {
         let start = self.bytes.len();
-        self.bytes.put_slice(part);
+        self.bytes.extend_from_slice(part);
         span(start, self.bytes.len())
     }
 
-    fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
+    fn field(&mut self, id: FieldId, name: &[u8], value: &[u8]) -> Result<(), HeadError> {
         if self.list.len() >= self.limits.fields {
             return Err(HeadError::TooManyFields);
         }
-        const SEPARATOR: usize = 2;
-        const CRLF: usize = 2;
         // RFC 9113 §8.2.1: malformed. HTTP/1 would read it as another value.
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         if blank(value.first()) || blank(value.last()) {
             return Err(HeadError::FieldLine);
         }
-        let before = self.bytes.len() - self.list.len() * (SEPARATOR + CRLF);
+        // The limit of the whole is for what was sent.
+        let added = self.list.len() * (SEPARATOR.len() + CRLF.len());
+        let line = name.len() + SEPARATOR.len() + value.len();
         if name.len() > self.limits.field_name
-            || name.len() + SEPARATOR + value.len() > self.limits.field_line
-            || before + name.len() + value.len() > self.limits.total
+            || line > self.limits.field_line
+            || self.bytes.len() - added + name.len() + value.len() > self.limits.total
         {
             return Err(HeadError::FieldTooLong);
         }
-        // As a line of HTTP/1, which is what nearly every dyno gets.
-        let id = FieldId::of(name);
-        let name = self.put(name)?;
-        self.bytes.put_slice(b": ");
-        let value = self.put(value)?;
-        self.bytes.put_slice(b"\r\n");
-        let is_plain = true;
+        let start = self.bytes.len();
+        self.bytes.reserve(line + CRLF.len());
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(SEPARATOR);
+        self.bytes.extend_from_slice(value);
+        let line = span(start, self.bytes.len())?;
+        self.bytes.extend_from_slice(CRLF);
         self.list.push(Field {
             id,
-            is_plain,
-            name,
-            value,
+            is_plain: true,
+            name: line.part(0, name.len()),
+            value: line.part(name.len() + SEPARATOR.len(), line.len()),
         });
         Ok(())
     }
@@ -238,17 +240,20 @@ impl<'l> Writer<'l> {
         let Some(first) = crumbs.next() else {
             return Ok(());
         };
+        let Some(second) = crumbs.next() else {
+            return self.field(FieldId::Cookie, b"cookie", first.as_bytes());
+        };
         let mut joined = first.as_bytes().to_vec();
-        for crumb in crumbs {
+        for crumb in std::iter::once(second).chain(crumbs) {
             joined.extend_from_slice(b"; ");
             joined.extend_from_slice(crumb.as_bytes());
         }
-        self.field(b"cookie", &joined)
+        self.field(FieldId::Cookie, b"cookie", &joined)
     }
 
     fn finish(self) -> Fields {
         Fields {
-            bytes: self.bytes.freeze(),
+            bytes: self.bytes.into(),
             list: self.list,
         }
     }
