@@ -2,7 +2,7 @@
 //! as long as the dyno keeps its name and address; whoever holds a lease holds it too.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use router_model::app::DynoName;
@@ -21,6 +21,8 @@ pub(crate) struct Dyno {
     name: DynoName,
     address: SocketAddr,
     retired: CancellationToken,
+    /// Set before the token is cancelled; tunnels ask at every turn.
+    is_retired: AtomicBool,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -35,6 +37,7 @@ impl Dyno {
             name,
             address,
             retired: CancellationToken::new(),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -85,7 +88,18 @@ impl Dyno {
             .filter(|left| !left.is_zero())
     }
 
-    /// Told when the dyno gets no new requests any more: it is draining or has left the formation.
+    /// The dyno gets no new requests any more: it is draining or has left the formation.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        self.retired.cancel();
+    }
+
+    /// Whether that has been said.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    /// Tells those who wait for it.
     pub(crate) fn retired(&self) -> &CancellationToken {
         &self.retired
     }

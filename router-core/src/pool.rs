@@ -61,7 +61,7 @@ impl Pool {
                 // A dyno that was retired and is up again starts afresh: its tunnels are being closed.
                 DynoState::Up => up.push(
                     known
-                        .filter(|dyno| !dyno.retired().is_cancelled())
+                        .filter(|dyno| !dyno.is_retired())
                         .unwrap_or_else(|| Arc::new(Dyno::new(dyno.name.clone(), address, epoch))),
                 ),
                 DynoState::Draining => draining.extend(known),
@@ -83,7 +83,7 @@ impl Pool {
             let kept =
                 successor.is_some_and(|pool| pool.up.iter().any(|other| Arc::ptr_eq(other, dyno)));
             if !kept {
-                dyno.retired().cancel();
+                dyno.retire();
             }
         }
     }
@@ -240,20 +240,13 @@ mod tests {
         let second = Pool::new(&app(&["up", "draining"]), Some(&first), epoch);
         first.retire_missing(Some(&second));
         assert_eq!(second.known("web.0", at(0)).unwrap().in_flight(), 1);
-        let retired: Vec<_> = first
-            .all()
-            .map(|dyno| dyno.retired().is_cancelled())
-            .collect();
+        let retired: Vec<_> = first.all().map(|dyno| dyno.is_retired()).collect();
         assert_eq!(retired, [false, true, true]);
         drop(lease);
         assert_eq!(second.known("web.0", at(0)).unwrap().in_flight(), 0);
         let third = Pool::new(&app(&["up", "up"]), Some(&second), epoch);
         assert!(
-            !third
-                .known("web.1", at(1))
-                .unwrap()
-                .retired()
-                .is_cancelled(),
+            !third.known("web.1", at(1)).unwrap().is_retired(),
             "up again: afresh"
         );
     }

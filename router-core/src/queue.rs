@@ -40,6 +40,18 @@ pub(crate) trait BodySink {
     fn end(&mut self);
 }
 
+/// Where the bytes of a tunnel go.
+pub(crate) trait Outlet {
+    /// Writes what is taken of `bytes` at once, behind what is queued, and queues the rest.
+    ///
+    /// # Errors
+    /// The other end takes no more.
+    fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()>;
+
+    /// Where pieces go that are in memory of their own already.
+    fn sink(&mut self) -> &mut dyn BodySink;
+}
+
 /// Pieces to be written to an HTTP/1 connection.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
@@ -340,10 +352,12 @@ impl Run {
 /// What a read is given first: room for a head, or for most bodies.
 pub(crate) const FIRST_READ: usize = 16 * 1024;
 
+const LARGE_READ: usize = 64 * 1024;
+
 thread_local! {
     /// First reads go here, and only what came is copied to memory of its own: that nothing comes, or little, is the
-    /// rule, and a buffer for each would cost more than the copy.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FIRST_READ].into());
+    /// rule, and a buffer for each would cost more than the copy. What a tunnel brings goes on from here.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGE_READ].into());
 }
 
 /// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
@@ -353,10 +367,9 @@ pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
     buffer: &mut BytesMut,
     size: &mut usize,
 ) -> Poll<io::Result<usize>> {
-    const LARGE_READ: usize = 64 * 1024;
     if *size <= FIRST_READ {
         return SCRATCH.with_borrow_mut(|scratch| {
-            let mut into = ReadBuf::new(scratch);
+            let mut into = ReadBuf::new(scratch.get_mut(..FIRST_READ).unwrap_or_default());
             ready!(Pin::new(io).poll_read(cx, &mut into))?;
             let came = into.filled();
             if came.len() == FIRST_READ {
@@ -375,6 +388,55 @@ pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
         *size *= 2;
     }
     Poll::Ready(Ok(read))
+}
+
+/// Reads what `buffer` and `io` have for a tunnel, and passes it to `to`; 0 is the end. No memory is taken for what `to`
+/// takes at once.
+pub(crate) fn poll_pass<R: AsyncRead + Unpin>(
+    io: &mut R,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    to: &mut dyn Outlet,
+) -> Poll<io::Result<usize>> {
+    if !buffer.is_empty() {
+        let came = std::mem::take(buffer);
+        to.pass(cx, &came)?;
+        return Poll::Ready(Ok(came.len()));
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut into = ReadBuf::new(scratch);
+        ready!(Pin::new(io).poll_read(cx, &mut into))?;
+        let came = into.filled();
+        if !came.is_empty() {
+            to.pass(cx, came)?;
+        }
+        Poll::Ready(Ok(came.len()))
+    })
+}
+
+/// [`Outlet::pass`] of a connection.
+pub(crate) fn write_or_queue<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    cx: &mut Context<'_>,
+    queue: &mut OutQueue,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let mut rest = bytes;
+    if queue.length == 0
+        && let Poll::Ready(written) = Pin::new(&mut *io).poll_write(cx, bytes)
+    {
+        rest = match written? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes.get(written..).unwrap_or_default(),
+        };
+        queue.unflushed = true;
+    }
+    if !rest.is_empty() {
+        queue.put_copy(rest, rest.len());
+    } else if queue.unflushed {
+        queue.unflushed = Pin::new(io).poll_flush(cx)?.is_pending();
+    }
+    Ok(())
 }
 
 /// Writes some of `queue`, and flushes once all of it is written; a peer that takes nothing of something is gone.
@@ -410,6 +472,7 @@ pub(crate) fn poll_write_queue<W: AsyncWrite + Unpin>(
 mod tests {
     use router_model::h1::Framing;
     use router_model::h1::chunked::ChunkLimits;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -514,5 +577,62 @@ mod tests {
             pump(&mut decoder, &mut from, &mut to, 8, &mut count).unwrap(),
             Pumped::Full
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_does_not_take_at_once_is_queued_and_kept_in_order() {
+        let (mut near, mut far) = tokio::io::duplex(8);
+        let mut queue = OutQueue::default();
+        std::future::poll_fn(|cx| {
+            for bytes in ["01", "23456789", "ab"] {
+                write_or_queue(&mut near, cx, &mut queue, bytes.as_bytes()).unwrap();
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!((queue.queued(), queue.unsent_content()), (4, 4));
+        let mut got = [0; 12];
+        tokio::join!(
+            async {
+                while !queue.is_flushed() {
+                    let write = |cx: &mut Context<'_>| poll_write_queue(&mut near, cx, &mut queue);
+                    std::future::poll_fn(write).await.unwrap();
+                }
+            },
+            async {
+                far.read_exact(&mut got).await.unwrap();
+            }
+        );
+        assert_eq!(&got, b"0123456789ab");
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_goes_on_with_what_was_read_before_it_began() {
+        let (mut from, mut source) = tokio::io::duplex(100);
+        let (mut near, mut far) = tokio::io::duplex(100);
+        let mut to = Through(&mut near, OutQueue::default());
+        let mut buffer = BytesMut::from("early ");
+        source.write_all(b"late").await.unwrap();
+        drop(source);
+        for expected in [6, 4, 0] {
+            let pass = |cx: &mut Context<'_>| poll_pass(&mut from, cx, &mut buffer, &mut to);
+            assert_eq!(std::future::poll_fn(pass).await.unwrap(), expected);
+        }
+        drop(near);
+        let mut got = String::new();
+        far.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "early late");
+    }
+
+    struct Through<'a>(&'a mut tokio::io::DuplexStream, OutQueue);
+
+    impl Outlet for Through<'_> {
+        fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+            write_or_queue(self.0, cx, &mut self.1, bytes)
+        }
+
+        fn sink(&mut self) -> &mut dyn BodySink {
+            &mut self.1
+        }
     }
 }

@@ -18,7 +18,8 @@ use super::{Came, Client, Reply, Timer};
 use crate::clock::{self, Instant};
 use crate::peer::Peer;
 use crate::queue::{
-    BodySink, FIRST_READ, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump,
+    BodySink, FIRST_READ, OutQueue, Outlet, Pumped, poll_pass, poll_read_grown, poll_write_queue,
+    pump, write_or_queue,
 };
 
 /// What a client connection runs over.
@@ -92,8 +93,20 @@ impl<IO: Transport> H1Client<IO> {
 
     /// Makes ready for the next request.
     pub(crate) fn rest(&mut self) {
-        self.release_buffer();
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
         self.read_size = FIRST_READ;
+    }
+}
+
+impl<IO: Transport> Outlet for H1Client<IO> {
+    fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        write_or_queue(&mut self.io, cx, &mut self.out, bytes)
+    }
+
+    fn sink(&mut self) -> &mut dyn BodySink {
+        &mut self.out
     }
 }
 
@@ -124,6 +137,18 @@ impl<IO: Transport> Client for H1Client<IO> {
             .map_err(|_| Failure::BadChunk)
     }
 
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut dyn Outlet,
+    ) -> Poll<Result<Came, Failure>> {
+        match ready!(poll_pass(&mut self.io, cx, &mut self.buffer, to)) {
+            Ok(0) => Poll::Ready(Ok(Came::End)),
+            Ok(_) => Poll::Ready(Ok(Came::More)),
+            Err(_) => Poll::Ready(Err(Failure::ClientInterrupted)),
+        }
+    }
+
     fn discard_body(&mut self) -> bool {
         let mut nowhere = OutQueue::default();
         self.pump_body(&mut nowhere, usize::MAX) == Ok(Pumped::Done)
@@ -131,12 +156,6 @@ impl<IO: Transport> Client for H1Client<IO> {
 
     fn has_unread(&self) -> bool {
         !self.buffer.is_empty()
-    }
-
-    fn release_buffer(&mut self) {
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-        }
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Failure> {
@@ -219,10 +238,6 @@ impl<IO: Transport> Client for H1Client<IO> {
         if !reply.to_head {
             self.out.put(reply.body.clone());
         }
-    }
-
-    fn sink(&mut self) -> &mut dyn BodySink {
-        &mut self.out
     }
 
     fn queued(&self) -> usize {

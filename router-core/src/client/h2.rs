@@ -1,5 +1,6 @@
 //! One stream of an HTTP/2 client connection.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -16,7 +17,7 @@ use router_model::h1::{Framing, ResponseHead};
 use super::{Came, Client, Reply, Timer};
 use crate::clock::Instant;
 use crate::peer::Peer;
-use crate::queue::{BodySink, OutQueue, Pumped};
+use crate::queue::{BodySink, OutQueue, Outlet, Pumped};
 use crate::stream::{StreamIn, StreamOut, client_failure, client_reset};
 
 /// Whether the client of a connection has taken nothing for too long. The library tells its streams only that the
@@ -117,6 +118,17 @@ impl H2Client {
     }
 }
 
+impl Outlet for H2Client {
+    fn pass(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.out.put(Bytes::copy_from_slice(bytes));
+        Ok(())
+    }
+
+    fn sink(&mut self) -> &mut dyn BodySink {
+        &mut self.out
+    }
+}
+
 impl Client for H2Client {
     fn peer(&self) -> &Arc<Peer> {
         &self.peer
@@ -142,6 +154,27 @@ impl Client for H2Client {
         Ok(self.body.pump(to, room, &mut content))
     }
 
+    /// Its pieces have memory of their own, so they are queued, and written by whoever writes next.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut dyn Outlet,
+    ) -> Poll<Result<Came, Failure>> {
+        loop {
+            let before = to.sink().queued();
+            let pumped = self.pump_body(to.sink(), usize::MAX)?;
+            if to.sink().queued() > before {
+                return Poll::Ready(Ok(Came::More));
+            }
+            if pumped == Pumped::Done {
+                return Poll::Ready(Ok(Came::End));
+            }
+            if let Came::End = ready!(self.poll_read(cx))? {
+                return Poll::Ready(Ok(Came::End));
+            }
+        }
+    }
+
     fn discard_body(&mut self) -> bool {
         let mut nowhere = OutQueue::default();
         self.pump_body(&mut nowhere, usize::MAX) == Ok(Pumped::Done)
@@ -150,8 +183,6 @@ impl Client for H2Client {
     fn has_unread(&self) -> bool {
         self.body.has_unread()
     }
-
-    fn release_buffer(&mut self) {}
 
     fn poll_gone(&mut self, cx: &mut Context<'_>, _: usize) -> Poll<Failure> {
         self.poll_reset(cx)
@@ -217,10 +248,6 @@ impl Client for H2Client {
             self.out.put(reply.body.clone());
         }
         self.out.end();
-    }
-
-    fn sink(&mut self) -> &mut dyn BodySink {
-        &mut self.out
     }
 
     fn queued(&self) -> usize {

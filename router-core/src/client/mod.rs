@@ -20,7 +20,7 @@ pub(crate) use self::h2::{H2Client, Stalled};
 pub(crate) use self::timer::Timer;
 use crate::clock::{self, Instant};
 use crate::peer::Peer;
-use crate::queue::{BodySink, Pumped};
+use crate::queue::{BodySink, Outlet, Pumped};
 
 /// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) enum Came {
 }
 
 /// One client in one exchange.
-pub(crate) trait Client: Send {
+pub(crate) trait Client: Outlet + Send {
     /// Who it is.
     fn peer(&self) -> &Arc<Peer>;
 
@@ -51,14 +51,18 @@ pub(crate) trait Client: Send {
     /// [`Failure::BadChunk`] (H26).
     fn pump_body(&mut self, to: &mut dyn BodySink, room: usize) -> Result<Pumped, Failure>;
 
+    /// Reads what a tunnel brings, and passes it to `to`.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut dyn Outlet,
+    ) -> Poll<Result<Came, Failure>>;
+
     /// Throws away what has been read of the body; whether that was the rest of it, so that the next request can follow.
     fn discard_body(&mut self) -> bool;
 
     /// Whether bytes behind this request have been read.
     fn has_unread(&self) -> bool;
-
-    /// Gives memory back before a wait that may be long.
-    fn release_buffer(&mut self);
 
     /// Ready when the client has gone for sure, with how it went; keeps at most `most` bytes of what it sends meanwhile.
     /// A half-close is only noted: see [`Client::given_up_at`].
@@ -92,9 +96,6 @@ pub(crate) trait Client: Send {
 
     /// Queues a whole answer of the router's own.
     fn put_reply(&mut self, reply: &Reply<'_>);
-
-    /// Where the body of the response goes.
-    fn sink(&mut self) -> &mut dyn BodySink;
 
     /// Bytes queued.
     fn queued(&self) -> usize;

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 connection to a dyno.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use router_model::failure::Failure;
@@ -11,7 +11,8 @@ use router_model::response;
 use super::{DynoStream, Terms};
 use crate::clock::Instant;
 use crate::queue::{
-    BodySink, FIRST_READ, OutQueue, Pumped, poll_read_grown, poll_write_queue, pump,
+    BodySink, FIRST_READ, OutQueue, Outlet, Pumped, poll_pass, poll_read_grown, poll_write_queue,
+    pump, write_or_queue,
 };
 
 /// A connection that carries one request after the other.
@@ -80,16 +81,16 @@ impl H1Conn {
         pump(&mut self.body, &mut self.buffer, to, room, content)
     }
 
-    /// Reads what a switched connection brings; no buffer is held while it brings nothing.
-    pub(super) fn poll_tunnel_bytes(
+    /// Reads what a switched connection brings, and passes it to `to`.
+    pub(super) fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
+        to: &mut dyn Outlet,
     ) -> Poll<std::io::Result<usize>> {
-        if self.buffer.is_empty() && self.stream.poll_readable(cx)?.is_pending() {
-            self.buffer = BytesMut::new();
-            return Poll::Pending;
-        }
-        let read = ready!(self.poll_bytes(cx));
-        Poll::Ready(read)
+        poll_pass(&mut self.stream, cx, &mut self.buffer, to)
+    }
+
+    pub(super) fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
+        write_or_queue(&mut self.stream, cx, &mut self.out, bytes)
     }
 }

@@ -100,7 +100,7 @@ impl H2Conns {
     /// At most `most` idle ones per dyno are left.
     pub(crate) fn sweep(&mut self, keep: Duration, most: usize, now: Instant) {
         self.by_dyno.retain(|_, of_dyno| {
-            if of_dyno.dyno.retired().is_cancelled() {
+            if of_dyno.dyno.is_retired() {
                 of_dyno.conns.clear();
             }
             let mut idle = 0;
@@ -132,7 +132,7 @@ impl H2Conns {
     }
 
     fn put(&mut self, dyno: &Arc<Dyno>, terms: Terms, conn: H2Conn) {
-        if dyno.retired().is_cancelled() {
+        if dyno.is_retired() {
             return;
         }
         let of_dyno = self

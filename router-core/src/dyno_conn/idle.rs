@@ -67,7 +67,7 @@ impl IdleConns {
         most: usize,
         now: Instant,
     ) {
-        if dyno.retired().is_cancelled() {
+        if dyno.is_retired() {
             return;
         }
         let kept = self.by_dyno.entry(dyno.id()).or_insert_with(|| OfDyno {
@@ -85,7 +85,7 @@ impl IdleConns {
     /// Closes what is too old, closed by its dyno, or of a retired dyno.
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.by_dyno.retain(|_, kept| {
-            if kept.dyno.retired().is_cancelled() {
+            if kept.dyno.is_retired() {
                 return false;
             }
             kept.conns

@@ -12,8 +12,10 @@ mod idle;
 mod stream;
 mod tls;
 
+use std::io;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use router_model::admission::Admitted;
 use router_model::failure::Failure;
 use router_model::forward::{self, RequestFields};
@@ -30,7 +32,7 @@ pub(crate) use idle::IdleConns;
 pub(crate) use stream::DynoStream;
 pub(crate) use tls::{DynoTls, Terms};
 
-use crate::queue::{BodySink, OutQueue, Pumped};
+use crate::queue::{BodySink, OutQueue, Outlet, Pumped};
 
 /// The dyno's side of one exchange: a connection of its own, or a stream of a shared one.
 pub(crate) enum DynoConn {
@@ -99,14 +101,6 @@ impl DynoConn {
                 true
             }
             Self::H2(_) => false,
-        }
-    }
-
-    /// Where the body of the request goes.
-    pub(crate) fn sink(&mut self) -> &mut dyn BodySink {
-        match self {
-            Self::H1(conn) => &mut conn.out,
-            Self::H2(exchange) => &mut exchange.out,
         }
     }
 
@@ -209,18 +203,36 @@ impl DynoConn {
         }
     }
 
-    /// Reads what a switched connection brings; no buffer is held while it brings nothing.
-    pub(crate) fn poll_tunnel_read(
+    /// Reads what a tunnel brings, and passes it to `to`; how many bytes that were, and 0 at the end of the connection.
+    /// An error is the end too.
+    pub(crate) fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Arrived, Failure>> {
+        to: &mut dyn Outlet,
+    ) -> Poll<Result<usize, ()>> {
         match self {
-            Self::H1(conn) => Poll::Ready(match ready!(conn.poll_tunnel_bytes(cx)) {
-                Ok(0) => Ok(Arrived::End),
-                Ok(_) => Ok(Arrived::More),
-                Err(_) => Err(Failure::DynoInterrupted),
-            }),
-            Self::H2(_) => self.poll_read(cx),
+            Self::H1(conn) => conn.poll_pass(cx, to).map_err(|_| ()),
+            // Upgrades are asked for over HTTP/1.1 only.
+            Self::H2(_) => Poll::Ready(Err(())),
+        }
+    }
+}
+
+impl Outlet for DynoConn {
+    fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::H1(conn) => conn.pass(cx, bytes),
+            Self::H2(exchange) => {
+                exchange.out.put(Bytes::copy_from_slice(bytes));
+                Ok(())
+            }
+        }
+    }
+
+    fn sink(&mut self) -> &mut dyn BodySink {
+        match self {
+            Self::H1(conn) => &mut conn.out,
+            Self::H2(exchange) => &mut exchange.out,
         }
     }
 }

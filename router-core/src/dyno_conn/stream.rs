@@ -54,15 +54,6 @@ impl DynoStream {
             Self::Tls(stream) => stream.get_ref().1.wants_read(),
         }
     }
-
-    /// Ready when a read may give something; lets an idle tunnel do without a buffer.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            // Decrypted bytes may wait while the socket is quiet.
-            Self::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
 }
 
 fn would_block<T>(read: io::Result<T>) -> bool {

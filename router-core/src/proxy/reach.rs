@@ -47,9 +47,11 @@ impl Reach<'_> {
         let started = clock::now();
         let limit = started + self.worker.shared.timeouts.connect;
         self.deadline = self.deadline.min(limit);
+        // Rarely needed and large: it would make every connection larger for as long as that lives.
+        let open = Box::pin(self.open());
         let reached = tokio::select! {
             biased;
-            reached = self.open() => reached,
+            reached = open => reached,
             failure = client::gone(client, self.worker.shared.limits.request_buffer) => return Err(failure),
         };
         exchange.connect = Some(clock::now().saturating_duration_since(started));

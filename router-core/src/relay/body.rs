@@ -17,7 +17,7 @@ use crate::client::{Came, Client};
 use crate::clock::{self, Instant};
 use crate::dyno_conn::{Arrived, DynoConn};
 use crate::exchange::Exchange;
-use crate::queue::Pumped;
+use crate::queue::{Outlet, Pumped};
 use crate::worker::Worker;
 
 /// What the relay has to know of the request.

@@ -1,6 +1,7 @@
 //! An upgraded connection: bytes in both directions until one side closes or both have been silent for too long (spec
 //! §1.19). The router reads no frames.
 
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,10 +12,9 @@ use router_model::h1::chunked::ChunkLimits;
 use crate::client::{Came, Client};
 use crate::clock::{self, Instant};
 use crate::dyno::Dyno;
-use crate::dyno_conn::{Arrived, DynoConn};
+use crate::dyno_conn::DynoConn;
 use crate::exchange::Exchange;
-use crate::queue::Pumped;
-use crate::worker::Worker;
+use crate::worker::{Watch, Worker};
 
 /// Why a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,15 @@ struct Tunnel<'t, 'x, C> {
     /// When the client ended its side.
     client_ended: Option<Instant>,
     dyno_ended: bool,
+    retired: Leave,
+    draining: Leave,
+}
+
+/// What makes a tunnel leave while both sides would go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    NotAsked,
+    At(Instant),
 }
 
 /// Bytes that wait for one side before the other is read again.
@@ -67,23 +76,40 @@ pub(crate) async fn tunnel<C: Client>(
         last_byte: clock::now(),
         client_ended: None,
         dyno_ended: false,
+        retired: Leave::NotAsked,
+        draining: Leave::NotAsked,
     };
-    tokio::select! {
-        // Every arm is cancel-safe: the tunnel is polled in place, and the tokens and sleeps hold no bytes.
-        end = std::future::poll_fn(|cx| tunnel.poll(cx)) => end,
-        () = async { of.retired().cancelled().await; spread(worker.shared.timeouts.drain).await } => TunnelEnd::Closed,
-        () = async { worker.drain.cancelled().await; spread(worker.shared.drain_window()).await } => TunnelEnd::Failed(Failure::ForcedClose),
+    let (retired, draining) = (
+        pin!(of.retired().cancelled()),
+        pin!(worker.drain.cancelled()),
+    );
+    let (mut retired, mut draining) = (Watch::new(retired), Watch::new(draining));
+    let end = std::future::poll_fn(|cx| {
+        if let Poll::Ready(end) = tunnel.poll_bytes(cx) {
+            return Poll::Ready(end);
+        }
+        if tunnel.retired == Leave::NotAsked && retired.poll(cx, of.is_retired()).is_ready() {
+            tunnel.retired = Leave::within(worker.shared.timeouts.drain);
+        }
+        if tunnel.draining == Leave::NotAsked && draining.poll(cx, worker.is_draining()).is_ready()
+        {
+            tunnel.draining = Leave::within(worker.shared.drain_window());
+        }
+        tunnel.poll_time(cx)
+    });
+    end.await
+}
+
+impl Leave {
+    /// After most of a drain window: tunnels that close all at once come back all at once.
+    fn within(window: Duration) -> Self {
+        let share = 0.8 + 0.2 * fastrand::f64();
+        Self::At(clock::now() + window.mul_f64(share))
     }
 }
 
-/// Waits for most of a drain window: tunnels that close all at once come back all at once.
-async fn spread(window: Duration) {
-    let share = 0.8 + 0.2 * fastrand::f64();
-    tokio::time::sleep(window.mul_f64(share)).await;
-}
-
 impl<C: Client> Tunnel<'_, '_, C> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         if self.poll_up(cx).is_err() || self.poll_down(cx).is_err() {
             return Poll::Ready(TunnelEnd::Broken);
         }
@@ -94,11 +120,29 @@ impl<C: Client> Tunnel<'_, '_, C> {
         if client_left || self.dyno_ended && self.client.is_flushed() {
             return Poll::Ready(TunnelEnd::Closed);
         }
-        let idle_at = self.last_byte + self.idle;
-        let (deadline, end) = match self.client_ended.map(|at| at + LAST_ANSWER) {
-            Some(answered_by) if answered_by < idle_at => (answered_by, TunnelEnd::Closed),
-            _ => (idle_at, TunnelEnd::Failed(Failure::DynoIdle)),
+        Poll::Pending
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
+        let (mut deadline, mut end) = (
+            self.last_byte + self.idle,
+            TunnelEnd::Failed(Failure::DynoIdle),
+        );
+        let answered_by = match self.client_ended {
+            Some(at) => Leave::At(at + LAST_ANSWER),
+            None => Leave::NotAsked,
         };
+        for (leave, earlier) in [
+            (answered_by, TunnelEnd::Closed),
+            (self.retired, TunnelEnd::Closed),
+            (self.draining, TunnelEnd::Failed(Failure::ForcedClose)),
+        ] {
+            if let Leave::At(at) = leave
+                && at < deadline
+            {
+                (deadline, end) = (at, earlier);
+            }
+        }
         ready!(self.client.timer().poll_until(cx, deadline));
         Poll::Ready(end)
     }
@@ -106,10 +150,6 @@ impl<C: Client> Tunnel<'_, '_, C> {
     /// Client to dyno; an error is the end of the tunnel, whoever it came from.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         loop {
-            let pumped = self.client.pump_body(self.dyno.sink(), ROOM);
-            if pumped == Ok(Pumped::Done) {
-                self.client_has_ended();
-            }
             if !self.dyno.is_flushed() && self.dyno.poll_write(cx)?.is_ready() {
                 self.last_byte = clock::now();
                 continue;
@@ -117,27 +157,16 @@ impl<C: Client> Tunnel<'_, '_, C> {
             if self.client_ended.is_some() || self.dyno.queued() >= ROOM {
                 return Ok(());
             }
-            match self.client.poll_read(cx).map_err(|_| ())? {
-                Poll::Ready(Came::End) => self.client_has_ended(),
+            match self.client.poll_pass(cx, self.dyno).map_err(|_| ())? {
+                Poll::Ready(Came::End) => self.client_ended = Some(clock::now()),
                 Poll::Ready(Came::More) => self.last_byte = clock::now(),
-                Poll::Pending => {
-                    self.client.release_buffer();
-                    return Ok(());
-                }
+                Poll::Pending => return Ok(()),
             }
         }
     }
 
-    fn client_has_ended(&mut self) {
-        self.client_ended.get_or_insert_with(clock::now);
-    }
-
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         loop {
-            let pumped = self
-                .dyno
-                .pump_body(self.client.sink(), ROOM, &mut self.exchange.bytes);
-            self.dyno_ended |= pumped == Ok(Pumped::Done);
             if !self.client.is_flushed() && self.client.poll_write(cx).map_err(|_| ())?.is_ready() {
                 self.last_byte = clock::now();
                 continue;
@@ -145,12 +174,15 @@ impl<C: Client> Tunnel<'_, '_, C> {
             if self.dyno_ended || self.client.queued() >= ROOM {
                 return Ok(());
             }
-            match self.dyno.poll_tunnel_read(cx).map_err(|_| ())? {
-                Poll::Ready(Arrived::End) => {
+            match self.dyno.poll_pass(cx, self.client)? {
+                Poll::Ready(0) => {
                     self.client.sink().end();
                     self.dyno_ended = true;
                 }
-                Poll::Ready(Arrived::More) => self.last_byte = clock::now(),
+                Poll::Ready(came) => {
+                    self.exchange.bytes += came as u64;
+                    self.last_byte = clock::now();
+                }
                 Poll::Pending => return Ok(()),
             }
         }

@@ -24,7 +24,8 @@ use crate::worker::{Counted, Watch, Worker};
 /// Serves a connection to its end, or until the router cuts it.
 pub(crate) async fn serve<IO: Transport>(worker: &Worker, io: IO, peer: Peer) {
     let (_counted, peer) = enter(worker, peer);
-    let mut serving = pin!(serve_requests(worker, H1Client::new(io, peer)));
+    let mut client = H1Client::new(io, peer);
+    let mut serving = pin!(serve_requests(worker, &mut client));
     let cut = pin!(worker.cut.cancelled());
     let mut cut = Watch::new(cut);
     let ended = std::future::poll_fn(|cx| {
@@ -83,20 +84,20 @@ async fn sniff<IO: Transport>(io: &mut IO) -> Option<(BytesMut, bool)> {
     Some((bytes, true))
 }
 
-async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>) {
+async fn serve_requests<IO: Transport>(worker: &Worker, client: &mut H1Client<IO>) {
     let mut parser = HeadParser::request(HeadLimits::request(&worker.shared.limits));
     let mut first = true;
     let draining = pin!(worker.drain.cancelled());
     let mut draining = Watch::new(draining);
     loop {
-        let next = next_head(worker, &mut client, &mut parser, &mut draining, first);
+        let next = next_head(worker, client, &mut parser, &mut draining, first);
         let after = match next.await {
-            Head::Request(head) => proxy::handle(worker, &mut client, &head).await,
-            Head::Refused(failure) => proxy::refuse(worker, &mut client, failure, false, false),
+            Head::Request(head) => proxy::handle(worker, client, &head).await,
+            Head::Refused(failure) => proxy::refuse(worker, client, failure, false, false),
             Head::TooSlow => {
-                proxy::refuse(worker, &mut client, Failure::HeaderTimeout, false, false);
+                proxy::refuse(worker, client, Failure::HeaderTimeout, false, false);
                 // It may go on dripping bytes for ever; waiting for their end is what it wants.
-                client::flush(&mut client, worker.shared.timeouts.idle)
+                client::flush(client, worker.shared.timeouts.idle)
                     .await
                     .ok();
                 return;
@@ -106,7 +107,7 @@ async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>
         first = false;
         let flushed = match after {
             After::KeepAlive | After::Close | After::Linger => {
-                client::flush(&mut client, worker.shared.timeouts.idle)
+                client::flush(client, worker.shared.timeouts.idle)
                     .await
                     .is_ok()
             }
@@ -114,7 +115,7 @@ async fn serve_requests<IO: Transport>(worker: &Worker, mut client: H1Client<IO>
         };
         match after {
             After::KeepAlive if flushed => client.rest(),
-            After::Linger if flushed => return linger(worker, &mut client).await,
+            After::Linger if flushed => return linger(worker, client).await,
             After::Abort => return client.io.end_with_error(true),
             After::KeepAlive | After::Linger | After::Close | After::Drop => return,
         }

@@ -13,7 +13,8 @@ use tokio_rustls::server::TlsStream as Inner;
 /// far as the socket takes it at once.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
-    inner: Inner<TcpStream>,
+    /// Large, and passed from hand to hand.
+    inner: Box<Inner<TcpStream>>,
     /// It ends with an error: then nothing may make it look whole.
     broken: AtomicBool,
     closed: bool,
@@ -22,7 +23,7 @@ pub(crate) struct TlsStream {
 impl TlsStream {
     pub(super) fn new(inner: Inner<TcpStream>) -> Self {
         Self {
-            inner,
+            inner: Box::new(inner),
             broken: AtomicBool::new(false),
             closed: false,
         }

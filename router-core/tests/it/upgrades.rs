@@ -5,7 +5,8 @@ use std::time::Instant;
 use router_testkit::{DynoConn, Ending, FakeDyno, RawClient, eventually};
 
 use crate::world::{
-    World, assert_failed, assert_failed_at, assert_served, get, ms, ok, shop, shop_with,
+    World, assert_failed, assert_failed_at, assert_served, assert_served_tls, get, ms, ok, shop,
+    shop_with,
 };
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: shop.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
@@ -119,6 +120,109 @@ async fn what_the_dyno_wrote_before_it_closed_still_arrives() {
     assert_served(&record, "web.1", 101);
     assert_eq!(record.bytes(), 200_000);
     world.finish().await;
+}
+
+/// Bytes that show it when some are lost, doubled or swapped.
+fn numbered(length: usize) -> Vec<u8> {
+    (0..length.div_ceil(4))
+        .flat_map(|nth| u32::try_from(nth).unwrap().to_le_bytes())
+        .take(length)
+        .collect()
+}
+
+#[tokio::test]
+async fn both_directions_flow_at_the_readers_pace_and_whole() {
+    const LENGTH: usize = 16 * 1024 * 1024;
+    for tls in [false, true] {
+        let world = World::with(|setup| {
+            setup.https();
+        });
+        let dyno = FakeDyno::start().await;
+        world.apply(&[shop().web(1, dyno.address())]);
+        let mut client = if tls {
+            let dialer = world.dialer("shop.test");
+            RawClient::connect_tls(world.https_address(), &dialer).await
+        } else {
+            world.client().await
+        };
+        let mut conn = tunnel(&dyno, &mut client).await;
+
+        let mut writing = tokio::spawn(async move {
+            conn.write(numbered(LENGTH)).await;
+            conn
+        });
+        // Nobody signals that nothing moves any more; this can only be looked at after a while.
+        let early = tokio::time::timeout(ms(200), &mut writing).await;
+        assert!(
+            early.is_err(),
+            "all was taken while the client read nothing"
+        );
+        assert!(client.read_exact(LENGTH).await == numbered(LENGTH));
+        let mut conn = writing.await.unwrap();
+
+        let mut sending = tokio::spawn(async move {
+            client.send(numbered(LENGTH)).await;
+            client
+        });
+        let early = tokio::time::timeout(ms(200), &mut sending).await;
+        assert!(early.is_err(), "all was taken while the dyno read nothing");
+        assert!(conn.read_exact(LENGTH).await == numbered(LENGTH));
+        let client = sending.await.unwrap();
+
+        client.close().await;
+        assert_eq!(conn.expect_end().await, Ending::Closed);
+        let record = world.log.next().await;
+        let served = if tls {
+            assert_served_tls
+        } else {
+            assert_served
+        };
+        served(&record, "web.1", 101);
+        assert_eq!(record.bytes(), LENGTH as u64);
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sent_before_it_ended_its_side_still_arrives() {
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let (world, dyno, mut client) = shop_with(|_| {}).await;
+    let mut conn = tunnel(&dyno, &mut client).await;
+    let sending = tokio::spawn(async move {
+        client.send(numbered(LENGTH)).await;
+        client.half_close().await;
+        client
+    });
+    let (bytes, ending) = conn.read_until_end().await;
+    assert!(bytes == numbered(LENGTH), "{} bytes", bytes.len());
+    assert_eq!(ending, Ending::Closed);
+    sending.await.unwrap().expect_end().await;
+    assert_served(&world.log.next().await, "web.1", 101);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_side_that_breaks_off_while_bytes_wait_for_it_ends_the_other() {
+    const LENGTH: usize = 16 * 1024 * 1024;
+    for by_dyno in [false, true] {
+        let (world, dyno, mut client) = shop_with(|_| {}).await;
+        let mut conn = tunnel(&dyno, &mut client).await;
+        if by_dyno {
+            let mut sending = tokio::spawn(async move { client.try_send(numbered(LENGTH)).await });
+            let stuck = tokio::time::timeout(ms(200), &mut sending).await;
+            assert!(stuck.is_err(), "the dyno reads nothing");
+            conn.reset();
+            assert!(!sending.await.unwrap());
+        } else {
+            let mut writing = tokio::spawn(async move { conn.try_write(numbered(LENGTH)).await });
+            let stuck = tokio::time::timeout(ms(200), &mut writing).await;
+            assert!(stuck.is_err(), "the client reads nothing");
+            client.reset();
+            assert!(!writing.await.unwrap());
+        }
+        assert_served(&world.log.next().await, "web.1", 101);
+        world.finish().await;
+    }
 }
 
 #[tokio::test]

@@ -360,7 +360,7 @@ async fn connections_of_a_retired_dyno_finish_and_close() {
     let (mut conns, dyno) = (H2Conns::default(), dyno("web.1"));
     let (conn, mut peer) = connected(|_| {}).await;
     let mut slot = put(&mut conns, &dyno, conn);
-    dyno.retired().cancel();
+    dyno.retire();
     conns.sweep(KEEP, 10, clock::now());
     let response = request(&mut slot);
     peer.answer().await;
