@@ -168,13 +168,7 @@ async fn live(
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     });
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    tracker.spawn(admin::serve(
-        admin_listener,
-        Arc::clone(&state),
-        tracker.clone(),
-        stop.clone(),
-    ));
+    let admin = Admin::start(admin_listener, &state);
 
     first_routes(&state).await;
     // Only now: what the route document brings need not be ordered.
@@ -222,9 +216,7 @@ async fn live(
         // It ordered nothing more since the drain began; a certificate that came just then is being saved.
         acme.stop().await;
     }
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
+    admin.stop().await;
     Ok(ending)
 }
 
@@ -250,6 +242,31 @@ pub(super) async fn bind_admin(address: SocketAddr) -> Result<TcpListener, RunEr
         listener.local_addr().map_err(failed)?
     );
     Ok(listener)
+}
+
+/// The admin endpoint, which is there before everything else and after it.
+pub(super) struct Admin {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Admin {
+    pub(super) fn start(listener: TcpListener, state: &Arc<admin::State>) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(admin::serve(
+            listener,
+            Arc::clone(state),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        Self { tasks, stop }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 /// Waits a moment for the routes that are there already, so that the first clients are not told that there are none, or

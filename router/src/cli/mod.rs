@@ -11,6 +11,7 @@ mod unknown_keys;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,6 +45,19 @@ struct ConfigFile {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "ROUTER_CONFIG")]
     config: PathBuf,
+}
+
+/// What the commands take that run until they are told to end.
+#[derive(Debug, clap::Args)]
+struct Life {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Where operators call, instead of what the file says
+    #[arg(long, value_name = "ADDRESS", env = "ROUTER_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// Diagnostics to print: error, warn, info, debug, trace, or directives as in RUST_LOG
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 /// Runs the command that the process was started with.

@@ -1,26 +1,19 @@
 //! `router relay`: reads a feed and passes it on to other routers.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use super::{ConfigFile, FAILURE, USAGE, complain};
+use super::{FAILURE, Life, USAGE, complain};
 use crate::{config, run, trace};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Relay {
     #[command(flatten)]
-    config: ConfigFile,
-    /// Where operators call, instead of what the file says
-    #[arg(long, value_name = "ADDRESS", env = "ROUTER_ADMIN")]
-    admin: Option<SocketAddr>,
-    /// Diagnostics to print: error, warn, info, debug, trace, or directives as in RUST_LOG
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
+    life: Life,
 }
 
 impl Relay {
     pub(super) fn run(self) -> ExitCode {
-        let mut loaded = config::load(&self.config.config);
+        let mut loaded = config::load(&self.life.config.config);
         let mut problems = loaded.problems();
         let wrong = match &loaded.config.relay {
             // Where the file cannot be read at all, that has been said.
@@ -31,14 +24,14 @@ impl Relay {
             Some(relay) => config::check_relay(relay),
         };
         problems.extend(loaded.in_file(wrong.into_iter().collect()));
-        let diagnostics = trace::start(self.log_level.as_deref());
+        let diagnostics = trace::start(self.life.log_level.as_deref());
         problems.extend(diagnostics.as_ref().err().cloned());
         let relay = loaded.config.relay.take();
         let (Some(relay), true) = (relay, problems.is_empty()) else {
             complain(problems);
             return ExitCode::from(USAGE);
         };
-        if let Some(admin) = self.admin {
+        if let Some(admin) = self.life.admin {
             loaded.config.admin = admin;
         }
         let ended = run::relay(&loaded.config, relay);

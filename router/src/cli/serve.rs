@@ -1,9 +1,8 @@
 //! `router serve`: reads the configuration and runs the router.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use super::{ConfigFile, FAILURE, USAGE, complain};
+use super::{FAILURE, Life, USAGE, complain};
 use crate::certificates::Defaults;
 use crate::run::{self, Ending};
 use crate::{config, trace};
@@ -11,18 +10,12 @@ use crate::{config, trace};
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
     #[command(flatten)]
-    config: ConfigFile,
-    /// Where operators call, instead of what the file says
-    #[arg(long, value_name = "ADDRESS", env = "ROUTER_ADMIN")]
-    admin: Option<SocketAddr>,
-    /// Diagnostics to print: error, warn, info, debug, trace, or directives as in RUST_LOG
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
+    life: Life,
 }
 
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
-        let mut loaded = config::load(&self.config.config);
+        let mut loaded = config::load(&self.life.config.config);
         let mut problems = loaded.problems();
         let defaults =
             Defaults::load(&loaded.config).map_err(|wrong| problems.extend(loaded.in_file(wrong)));
@@ -31,13 +24,13 @@ impl Serve {
             let wrong = "listener: is missing; allowed: at least one [[listener]] with an address";
             problems.extend(loaded.in_file(vec![wrong.to_owned()]));
         }
-        let diagnostics = trace::start(self.log_level.as_deref());
+        let diagnostics = trace::start(self.life.log_level.as_deref());
         problems.extend(diagnostics.as_ref().err().cloned());
         let (Ok(defaults), true) = (defaults, problems.is_empty()) else {
             complain(problems);
             return ExitCode::from(USAGE);
         };
-        if let Some(admin) = self.admin {
+        if let Some(admin) = self.life.admin {
             loaded.config.admin = admin;
         }
         let ending = run::serve(loaded.config, defaults);

@@ -8,10 +8,8 @@ use router_core::Router;
 use router_core::feed::{
     self, EtcdFeed, FeedHandle, FileFeed, HttpFeed, PublishSettings, Publisher,
 };
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::{RunError, bind_admin, build, control_runtime, first_routes};
+use super::{Admin, RunError, bind_admin, build, control_runtime, first_routes};
 use crate::admin;
 use crate::certificates::Watches;
 use crate::config::{Config, Feed, FeedSource};
@@ -54,13 +52,7 @@ async fn live(
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     });
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    tracker.spawn(admin::serve(
-        admin_listener,
-        Arc::clone(&state),
-        tracker.clone(),
-        stop.clone(),
-    ));
+    let admin = Admin::start(admin_listener, &state);
 
     first_routes(&state).await;
     let source = Arc::clone(&state);
@@ -78,9 +70,7 @@ async fn live(
     tracing::info!(signal, "ending");
     // Readers keep what they have, and ask again; there is nothing of theirs to wait for.
     relay.stop().await;
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
+    admin.stop().await;
     Ok(())
 }
 
