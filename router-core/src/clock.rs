@@ -25,6 +25,19 @@ struct Standing {
     wall: Cell<Option<SystemTime>>,
 }
 
+impl Standing {
+    /// What `read` was first in this turn, or is now outside of any.
+    fn once<T: Copy>(&self, seen: &Cell<Option<T>>, read: impl FnOnce() -> T) -> T {
+        seen.get().unwrap_or_else(|| {
+            let time = read();
+            if self.in_turn.get() {
+                seen.set(Some(time));
+            }
+            time
+        })
+    }
+}
+
 /// As long as it lives, time stands still on this thread. For one poll of a connection, which takes microseconds and
 /// waits for nothing; never held across an await.
 #[must_use]
@@ -49,15 +62,7 @@ impl Drop for Turn {
 
 /// Monotonic time, as of this turn.
 pub(crate) fn now() -> Instant {
-    STANDING.with(|standing| {
-        standing.now.get().unwrap_or_else(|| {
-            let now = this_moment();
-            if standing.in_turn.get() {
-                standing.now.set(Some(now));
-            }
-            now
-        })
-    })
+    STANDING.with(|standing| standing.once(&standing.now, this_moment))
 }
 
 /// Monotonic time, whatever turn this is.
@@ -69,15 +74,7 @@ pub(crate) fn this_moment() -> Instant {
 /// Wall-clock time, as of this turn, for log lines, `Date` and `X-Request-Start`.
 #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
 pub(crate) fn wall() -> SystemTime {
-    STANDING.with(|standing| {
-        standing.wall.get().unwrap_or_else(|| {
-            let wall = SystemTime::now();
-            if standing.in_turn.get() {
-                standing.wall.set(Some(wall));
-            }
-            wall
-        })
-    })
+    STANDING.with(|standing| standing.once(&standing.wall, SystemTime::now))
 }
 
 /// Milliseconds since 1970; 0 for a clock that stands before it.

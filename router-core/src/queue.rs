@@ -42,11 +42,15 @@ pub(crate) trait BodySink {
 
 /// Where the bytes of a tunnel go.
 pub(crate) trait Outlet {
-    /// Writes what is taken of `bytes` at once, behind what is queued, and queues the rest.
+    /// Writes what is taken of `bytes` at once, behind what is queued, and queues the rest; all, where writing is
+    /// another's business.
     ///
     /// # Errors
     /// The other end takes no more.
-    fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()>;
+    fn pass(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.sink().put_copy(bytes, bytes.len());
+        Ok(())
+    }
 
     /// Where pieces go that are in memory of their own already.
     fn sink(&mut self) -> &mut dyn BodySink;

@@ -1,5 +1,7 @@
 //! Numbers as decimal digits, eight at a time in one register, for what is written with every request.
 
+use crate::runs::eight;
+
 /// A number in decimal, without leading zeros.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decimal {
@@ -57,7 +59,7 @@ const fn leading_zeros(group: u64) -> usize {
 }
 
 const fn ascii(group: u64) -> [u8; 8] {
-    (group | u64::from_ne_bytes([b'0'; 8])).to_le_bytes()
+    (group | eight(b'0')).to_le_bytes()
 }
 
 #[cfg(test)]

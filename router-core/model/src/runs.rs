@@ -38,8 +38,7 @@ pub(crate) fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     Some(at + in_rest)
 }
 
-/// Whether a value has no special byte. Looks at many bytes at once, without an early exit among them, so that it
-/// compiles to a few vector instructions; the last of them overlap with those before.
+/// Whether a value has no special byte. Looks at many bytes at once; the last of them overlap with those before.
 pub(crate) fn is_free_of(value: &[u8], special: impl Fn(u8) -> bool + Copy) -> bool {
     if let Some(last) = value.last_chunk::<16>() {
         let (blocks, _) = value.as_chunks();
@@ -57,7 +56,11 @@ pub(crate) fn is_free_of(value: &[u8], special: impl Fn(u8) -> bool + Copy) -> b
     value.iter().all(|&byte| !special(byte))
 }
 
-fn is_block_free_of<const N: usize>(block: &[u8; N], special: impl Fn(u8) -> bool) -> bool {
+/// Without an early exit, so that it compiles to a few vector instructions.
+pub(crate) fn is_block_free_of<const N: usize>(
+    block: &[u8; N],
+    special: impl Fn(u8) -> bool,
+) -> bool {
     !block
         .iter()
         .fold(false, |found, &byte| found | special(byte))

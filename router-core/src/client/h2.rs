@@ -1,6 +1,5 @@
 //! One stream of an HTTP/2 client connection.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -119,11 +118,6 @@ impl H2Client {
 }
 
 impl Outlet for H2Client {
-    fn pass(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
-        self.out.put(Bytes::copy_from_slice(bytes));
-        Ok(())
-    }
-
     fn sink(&mut self) -> &mut dyn BodySink {
         &mut self.out
     }

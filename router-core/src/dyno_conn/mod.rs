@@ -15,7 +15,6 @@ mod tls;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use router_model::admission::Admitted;
 use router_model::failure::Failure;
 use router_model::forward::{self, RequestFields};
@@ -223,7 +222,7 @@ impl Outlet for DynoConn {
         match self {
             Self::H1(conn) => conn.pass(cx, bytes),
             Self::H2(exchange) => {
-                exchange.out.put(Bytes::copy_from_slice(bytes));
+                exchange.out.put_copy(bytes, bytes.len());
                 Ok(())
             }
         }

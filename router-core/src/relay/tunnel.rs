@@ -36,15 +36,9 @@ struct Tunnel<'t, 'x, C> {
     /// When the client ended its side.
     client_ended: Option<Instant>,
     dyno_ended: bool,
-    retired: Leave,
-    draining: Leave,
-}
-
-/// What makes a tunnel leave while both sides would go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    NotAsked,
-    At(Instant),
+    /// When it has to leave, though both sides would go on: since its dyno is retired, and since the router drains.
+    retired: Option<Instant>,
+    draining: Option<Instant>,
 }
 
 /// Bytes that wait for one side before the other is read again.
@@ -76,8 +70,8 @@ pub(crate) async fn tunnel<C: Client>(
         last_byte: clock::now(),
         client_ended: None,
         dyno_ended: false,
-        retired: Leave::NotAsked,
-        draining: Leave::NotAsked,
+        retired: None,
+        draining: None,
     };
     let (retired, draining) = (
         pin!(of.retired().cancelled()),
@@ -88,24 +82,21 @@ pub(crate) async fn tunnel<C: Client>(
         if let Poll::Ready(end) = tunnel.poll_bytes(cx) {
             return Poll::Ready(end);
         }
-        if tunnel.retired == Leave::NotAsked && retired.poll(cx, of.is_retired()).is_ready() {
-            tunnel.retired = Leave::within(worker.shared.timeouts.drain);
+        if tunnel.retired.is_none() && retired.poll(cx, of.is_retired()).is_ready() {
+            tunnel.retired = Some(most_of(worker.shared.timeouts.drain));
         }
-        if tunnel.draining == Leave::NotAsked && draining.poll(cx, worker.is_draining()).is_ready()
-        {
-            tunnel.draining = Leave::within(worker.shared.drain_window());
+        if tunnel.draining.is_none() && draining.poll(cx, worker.is_draining()).is_ready() {
+            tunnel.draining = Some(most_of(worker.shared.drain_window()));
         }
         tunnel.poll_time(cx)
     });
     end.await
 }
 
-impl Leave {
-    /// After most of a drain window: tunnels that close all at once come back all at once.
-    fn within(window: Duration) -> Self {
-        let share = 0.8 + 0.2 * fastrand::f64();
-        Self::At(clock::now() + window.mul_f64(share))
-    }
+/// After most of a drain window: tunnels that close all at once come back all at once.
+fn most_of(window: Duration) -> Instant {
+    let share = 0.8 + 0.2 * fastrand::f64();
+    clock::now() + window.mul_f64(share)
 }
 
 impl<C: Client> Tunnel<'_, '_, C> {
@@ -128,16 +119,13 @@ impl<C: Client> Tunnel<'_, '_, C> {
             self.last_byte + self.idle,
             TunnelEnd::Failed(Failure::DynoIdle),
         );
-        let answered_by = match self.client_ended {
-            Some(at) => Leave::At(at + LAST_ANSWER),
-            None => Leave::NotAsked,
-        };
+        let answered_by = self.client_ended.map(|at| at + LAST_ANSWER);
         for (leave, earlier) in [
             (answered_by, TunnelEnd::Closed),
             (self.retired, TunnelEnd::Closed),
             (self.draining, TunnelEnd::Failed(Failure::ForcedClose)),
         ] {
-            if let Leave::At(at) = leave
+            if let Some(at) = leave
                 && at < deadline
             {
                 (deadline, end) = (at, earlier);

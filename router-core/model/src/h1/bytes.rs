@@ -1,7 +1,7 @@
 //! Which bytes may stand where in a head (RFC 9110 §5.5, §5.6.2). Every byte of every head comes by here, so long runs
 //! are looked at eight bytes at a time, in one register.
 
-use crate::runs::{HIGH, eight, first_of};
+use crate::runs::{HIGH, eight, first_of, is_block_free_of};
 
 /// The highest bit of each byte that is below `floor` or DEL, and of no other. Bytes outside ASCII are never marked.
 const fn below_or_del(word: u64, floor: u8) -> u64 {
@@ -16,7 +16,7 @@ pub(crate) fn value_length(bytes: &[u8]) -> usize {
     let (blocks, rest) = bytes.as_chunks::<16>();
     let mut at = 0;
     for block in blocks {
-        if !is_plain(block)
+        if !is_block_free_of(block, |byte| (byte < b' ') | (byte == 0x7f))
             && let Some(bad) = first_bad(block)
         {
             return at + bad;
@@ -30,13 +30,6 @@ pub(crate) fn value_length(bytes: &[u8]) -> usize {
         return first_bad(last).map_or(bytes.len(), |bad| bytes.len() - last.len() + bad);
     }
     rest.iter().take_while(|byte| is_value_byte(**byte)).count() + at
-}
-
-/// Without an early exit, so that it compiles to a few vector instructions.
-fn is_plain(block: &[u8; 16]) -> bool {
-    !block
-        .iter()
-        .fold(false, |bad, &byte| bad | (byte < b' ') | (byte == 0x7f))
 }
 
 fn first_bad(block: &[u8; 16]) -> Option<usize> {
