@@ -24,6 +24,44 @@ idle = \"1h\"
 concurrent_requests_per_dyno = 1000000
 ";
 
+/// An address that a router has said it listens on.
+#[derive(Debug, Clone, Copy)]
+pub struct Listening {
+    /// Whether operators call there, not clients.
+    pub admin: bool,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// Starts the binary with the `router.toml` of a folder. `heard` is given each of its diagnostics, to the last, so that
+/// it never waits for us.
+pub fn spawn(
+    binary: &Path,
+    folder: &Path,
+    mut heard: impl FnMut(&str) + Send + 'static,
+) -> (Child, mpsc::Receiver<Listening>) {
+    let mut child = Command::new(std::path::absolute(binary).unwrap())
+        .args(["serve", "--config", "router.toml"])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the router binary starts");
+    let (sender, listening) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            heard(&line);
+            if let Some((before, address)) = line.split_once("listening on ") {
+                let (admin, address) = (before.ends_with("admin "), address.parse().unwrap());
+                sender.send(Listening { admin, address }).ok();
+            }
+        }
+    });
+    (child, listening)
+}
+
 /// A running router; killed when dropped.
 #[derive(Debug)]
 pub struct RouterProcess {
@@ -38,27 +76,11 @@ impl RouterProcess {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("router.toml"), CONFIG).unwrap();
         std::fs::write(folder.path().join("routes.json"), document).unwrap();
-        let mut child = Command::new(std::path::absolute(binary).unwrap())
-            .args(["serve", "--config", "router.toml"])
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the router binary starts");
-        let (sender, receiver) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        // Reads on after that, so that the router never waits for us.
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on ")
-                    && !line.contains("admin listening on ")
-                {
-                    sender.send(address.parse().unwrap()).ok();
-                }
-            }
-        });
-        let address = receiver.recv().expect("the router listens");
+        let (child, listening) = spawn(binary, folder.path(), |_| ());
+        let address = listening
+            .iter()
+            .find_map(|on| (!on.admin).then_some(on.address))
+            .expect("the router listens");
         Self {
             child,
             address,

@@ -80,24 +80,7 @@ struct Arguments {
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
-    paths: Paths,
-}
-
-/// Where programs are.
-#[derive(Debug, clap::Args)]
-struct Paths {
-    #[arg(long, default_value = "target/release/router")]
-    router: PathBuf,
-    #[arg(long, default_value = "/usr/sbin/nginx")]
-    nginx: PathBuf,
-    #[arg(long, default_value = "/usr/sbin/haproxy")]
-    haproxy: PathBuf,
-    #[arg(long, default_value = "target/compare/envoy")]
-    envoy: PathBuf,
-    #[arg(long, default_value = "target/peers/pingora/release/peer-pingora")]
-    pingora: PathBuf,
-    #[arg(long, default_value = "target/peers/hyper/release/peer-hyper")]
-    hyper: PathBuf,
+    programs: Programs,
 }
 
 /// How often things are measured.
@@ -132,22 +115,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let mut peers = arguments.peers;
     peers.retain(|peer| *peer != Peer::Router);
     peers.insert(0, Peer::Router);
-    let Paths {
-        router,
-        nginx,
-        haproxy,
-        envoy,
-        pingora,
-        hyper,
-    } = arguments.paths;
-    let programs = Programs {
-        router,
-        nginx,
-        haproxy,
-        envoy,
-        pingora,
-        hyper,
-    };
+    let programs = arguments.programs;
     fs::create_dir_all(&arguments.out)?;
     if arguments.build {
         programs::build(&peers, &programs)?;

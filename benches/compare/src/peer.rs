@@ -27,13 +27,19 @@ pub(crate) enum Peer {
 }
 
 /// Where the programs are.
-#[derive(Debug)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Programs {
+    #[arg(long, default_value = "target/release/router")]
     pub(crate) router: PathBuf,
+    #[arg(long, default_value = "/usr/sbin/nginx")]
     pub(crate) nginx: PathBuf,
+    #[arg(long, default_value = "/usr/sbin/haproxy")]
     pub(crate) haproxy: PathBuf,
+    #[arg(long, default_value = "target/compare/envoy")]
     pub(crate) envoy: PathBuf,
+    #[arg(long, default_value = "target/peers/pingora/release/peer-pingora")]
     pub(crate) pingora: PathBuf,
+    #[arg(long, default_value = "target/peers/hyper/release/peer-hyper")]
     pub(crate) hyper: PathBuf,
 }
 

@@ -12,16 +12,15 @@
 )]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use router_benches::control::{Control, Mode};
-use router_benches::process::rss;
+use router_benches::process::{self, rss};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -131,7 +130,7 @@ impl Edge {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
         let edge = Self {
             name,
-            binary: std::path::absolute(binary).unwrap(),
+            binary: binary.to_owned(),
             folder,
             child: Mutex::new(None),
             client: Mutex::new(nowhere),
@@ -146,35 +145,18 @@ impl Edge {
     }
 
     fn spawn(&self) {
-        let mut child = Command::new(&self.binary)
-            .args(["serve", "--config", "router.toml"])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the router binary starts");
-        let (sender, receiver) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
         let wordy = std::env::var_os("FEED_CHAOS_LOG").is_some();
         let name = self.name;
-        // Reads on to the end, so that the router never waits for us.
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                if wordy {
-                    println!("    {name}: {line}");
-                }
-                if let Some((before, address)) = line.split_once("listening on ") {
-                    let admin = before.ends_with("admin ");
-                    sender.send((admin, address.parse().unwrap())).ok();
-                }
+        let (child, listening) = process::spawn(&self.binary, self.folder.path(), move |line| {
+            if wordy {
+                println!("    {name}: {line}");
             }
         });
         for _ in 0..2 {
-            let (admin, address) = receiver.recv().expect("the router listens");
-            *(if admin { &self.admin } else { &self.client })
+            let on = listening.recv().expect("the router listens");
+            *(if on.admin { &self.admin } else { &self.client })
                 .lock()
-                .unwrap() = address;
+                .unwrap() = on.address;
         }
         *self.child.lock().unwrap() = Some(child);
         self.starts.fetch_add(1, Ordering::SeqCst);
