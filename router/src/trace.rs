@@ -5,13 +5,15 @@ use std::io::{self, IsTerminal};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 /// Starts diagnostics. `--log-level` beats `RUST_LOG`, which beats `info`; all three may be a level or directives such as
-/// `router_core::feed=debug`. What is said last is written when the guard is dropped.
+/// `router_core::feed=debug`. The TLS library speaks only if it is named: it has a warning for whatever a client says wrong,
+/// which any client could fill the disk with. What is said last is written when the guard is dropped.
 pub(crate) fn start(level: Option<&str>) -> Result<WorkerGuard, String> {
     let (filter, broken_env) = match level {
         Some(level) => (
-            EnvFilter::try_new(level).map_err(|error| format!("--log-level {level:?}: {error}"))?,
+            filter(level).map_err(|error| format!("--log-level {level:?}: {error}"))?,
             None,
         ),
         None => from_environment(),
@@ -34,15 +36,43 @@ pub(crate) fn start(level: Option<&str>) -> Result<WorkerGuard, String> {
 
 fn from_environment() -> (EnvFilter, Option<String>) {
     let Some(directives) = std::env::var_os("RUST_LOG").filter(|text| !text.is_empty()) else {
-        return (EnvFilter::new(DEFAULT), None);
+        return (EnvFilter::new(format!("{LIBRARIES},{DEFAULT}")), None);
     };
-    match EnvFilter::try_new(directives.to_string_lossy()) {
+    match filter(&directives.to_string_lossy()) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+        Err(error) => {
+            let default = EnvFilter::new(format!("{LIBRARIES},{DEFAULT}"));
+            (default, Some(error.to_string()))
+        }
     }
 }
 
+/// What is given for a target beats what stands before it.
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("{LIBRARIES},{directives}"))
+}
+
 const DEFAULT: &str = "info";
+const LIBRARIES: &str = "rustls=error";
 
 /// Lines that wait for a slow reader before new ones are lost.
 const MOST_LINES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tls_library_speaks_only_if_it_is_named() {
+        for (given, rustls) in [
+            ("info", "rustls=error"),
+            ("debug", "rustls=error"),
+            ("router_core=debug", "rustls=error"),
+            ("info,rustls=debug", "rustls=debug"),
+        ] {
+            let filter = filter(given).unwrap().to_string();
+            let said = filter.split(',').filter(|part| part.starts_with("rustls"));
+            assert_eq!(said.collect::<Vec<_>>(), [rustls], "{given}: {filter}");
+        }
+    }
+}
