@@ -35,6 +35,8 @@ pub struct TlsDialer {
 pub struct TlsFacts {
     /// `tls1.2` or `tls1.3`.
     pub version: &'static str,
+    /// The cipher suite, by its name in the standard.
+    pub suite: String,
     /// The application protocol, `h2` or `http/1.1`.
     pub alpn: Option<String>,
     /// The leaf that was served, DER; of a resumed session the one it began with.
@@ -153,10 +155,12 @@ impl TlsFacts {
             Some(rustls::ProtocolVersion::TLSv1_3) => "tls1.3",
             other => panic!("{other:?}"),
         };
+        let suite = session.negotiated_cipher_suite().expect("a session");
         let alpn = session.alpn_protocol();
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         Some(Self {
             version,
+            suite: format!("{:?}", suite.suite()),
             alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
             certificate: leaf.map(|leaf| leaf.to_vec()).unwrap_or_default(),
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),

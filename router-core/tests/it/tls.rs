@@ -67,6 +67,23 @@ async fn the_name_that_a_client_asks_for_chooses_the_certificate() {
     world.finish().await;
 }
 
+/// Clients here would rather have 256 bits, as OpenSSL's do.
+#[tokio::test]
+async fn the_suite_that_costs_least_is_agreed_on() {
+    let world = World::with(|setup| {
+        setup.https();
+    });
+    for (version, suite) in [
+        ("tls1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ("tls1.3", "TLS13_AES_128_GCM_SHA256"),
+    ] {
+        let dialer = anyone("a.test").only(version);
+        let client = RawClient::try_connect_tls(world.https_address(), &dialer);
+        assert_eq!(client.await.unwrap().tls().suite, suite);
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn without_a_certificate_and_a_default_the_name_is_refused() {
     let world = World::with(|setup| setup.https().default = None);
