@@ -356,12 +356,16 @@ impl Run {
 /// What a read is given first: room for a head, or for most bodies.
 pub(crate) const FIRST_READ: usize = 16 * 1024;
 
-const LARGE_READ: usize = 64 * 1024;
+/// What it is given in the end: most of a long body's cost is that of reads and writes, however much they move.
+const LARGE_READ: usize = 256 * 1024;
+
+/// As much as a tunnel passes on in one go.
+const SCRATCH_SIZE: usize = 64 * 1024;
 
 thread_local! {
     /// First reads go here, and only what came is copied to memory of its own: that nothing comes, or little, is the
     /// rule, and a buffer for each would cost more than the copy. What a tunnel brings goes on from here.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGE_READ].into());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into());
 }
 
 /// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
