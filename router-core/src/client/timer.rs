@@ -1,5 +1,6 @@
-//! The one timer of a client connection or stream.
+//! The timer of a client connection or stream.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -10,7 +11,8 @@ use crate::clock::{self, Instant};
 /// Deadlines mostly move later, so the timer is set again only when it would fire too late; when it fires too early it
 /// looks at the deadline anew.
 pub(crate) struct Timer {
-    sleep: Pin<Box<Sleep>>,
+    /// None until there is a deadline: one that is set for now first wakes the whole worker.
+    sleep: Option<Pin<Box<Sleep>>>,
     /// Whom it will wake: as long as that is the same, an armed timer need not be asked.
     armed_for: Option<Waker>,
 }
@@ -18,15 +20,17 @@ pub(crate) struct Timer {
 impl Timer {
     pub(crate) fn new() -> Self {
         Self {
-            sleep: Box::pin(tokio::time::sleep_until(clock::now())),
+            sleep: None,
             armed_for: None,
         }
     }
 
     /// Ready once `deadline` has passed.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        if self.sleep.is_elapsed() || self.sleep.deadline() > deadline {
-            self.sleep.as_mut().reset(deadline);
+        let new = || Box::pin(tokio::time::sleep_until(deadline));
+        let sleep = self.sleep.get_or_insert_with(new);
+        if sleep.is_elapsed() || sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
         } else if let Some(waker) = &self.armed_for
             && waker.will_wake(cx.waker())
         {
@@ -34,7 +38,7 @@ impl Timer {
         }
         self.armed_for = None;
         loop {
-            if self.sleep.as_mut().poll(cx).is_pending() {
+            if sleep.as_mut().poll(cx).is_pending() {
                 self.armed_for = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -42,7 +46,12 @@ impl Timer {
             if clock::this_moment() >= deadline {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(deadline);
+            sleep.as_mut().reset(deadline);
         }
+    }
+
+    /// Waits until `deadline`. Dropping the future loses nothing.
+    pub(crate) async fn until(&mut self, deadline: Instant) {
+        poll_fn(|cx| self.poll_until(cx, deadline)).await;
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::enter;
 use super::h2_guard::Guard;
-use crate::client::{self, Client, H2Client};
+use crate::client::{self, Client, H2Client, Timer};
 use crate::clock::{self, Instant, Turn};
 use crate::observe::Event;
 use crate::peer::Peer;
@@ -63,6 +63,10 @@ where
     let activity = Arc::new(Activity::new(clock::now()));
     let mut idle_at = clock::now() + timeouts.client_idle;
     let mut end = End::NotYet;
+    // Made once: what is awaited anew with each stream puts itself on a list that all workers share, and into the wheel of
+    // timers.
+    let mut drained = pin!(worker.drain.cancelled());
+    let mut idle = Timer::new();
     loop {
         tokio::select! {
             // Cancel-safe: the connection keeps what it has read, and the others hold nothing.
@@ -95,7 +99,7 @@ where
                 }
                 None => return,
             },
-            () = worker.drain.cancelled(), if end == End::NotYet => {
+            () = &mut drained, if end == End::NotYet => {
                 // Streams that are open finish, new ones go elsewhere (RFC 9113 §6.8).
                 connection.graceful_shutdown();
                 end = End::Announced;
@@ -111,7 +115,7 @@ where
                     end = End::By(clock::now() + LAST_WORD);
                 }
             }
-            () = tokio::time::sleep_until(idle_at), if end == End::NotYet => match activity.idle_since() {
+            () = idle.until(idle_at), if end == End::NotYet => match activity.idle_since() {
                 Some(since) if since + timeouts.client_idle <= clock::now() => {
                     connection.graceful_shutdown();
                     end = End::Announced;
