@@ -10,6 +10,8 @@ use serde::Serialize;
 pub(crate) enum Figure {
     /// CPU microseconds of the proxy's processes for each request, or whatever the scenario counts.
     Cpu,
+    /// Those of them in user space. The kernel takes samples for it: over some seconds that is good to a few percent.
+    User,
     /// Requests a second, or whatever the scenario counts.
     Rate,
     /// Latencies in milliseconds.
@@ -30,6 +32,7 @@ impl Figure {
     pub(crate) fn title(self, unit: &str) -> String {
         match self {
             Self::Cpu => format!("CPU µs per {unit}"),
+            Self::User => "of that in user space, µs".to_owned(),
             Self::Rate => format!("{unit}s per second"),
             Self::Mean => "mean latency, ms".to_owned(),
             Self::P50 => "p50 latency, ms".to_owned(),

@@ -75,18 +75,31 @@ pub(crate) fn h2load(
     )?)
 }
 
-/// So many connections over TLS, with one request on each.
-pub(crate) fn handshakes(target: &Target<'_>, path: &str, count: usize) -> Result<Load> {
+/// One request over TLS.
+pub(crate) fn ask_over_tls(target: &Target<'_>, path: &str) -> Result<Load> {
+    connections(target, path, 1, &[])
+}
+
+/// New connections over TLS at a steady rate that all proxies can keep up with, one request on each. No session is resumed.
+pub(crate) fn handshakes(target: &Target<'_>, path: &str, seconds: u64) -> Result<Load> {
+    connections(
+        target,
+        path,
+        HANDSHAKES_PER_SECOND * seconds as usize,
+        &["-r10", "--rate-period=10ms"],
+    )
+}
+
+const HANDSHAKES_PER_SECOND: usize = 1000;
+
+fn connections(target: &Target<'_>, path: &str, count: usize, pace: &[&str]) -> Result<Load> {
     let mut command = Command::new("h2load");
     command
-        .arg(format!("-n{count}"))
-        .arg(format!("-c{count}"))
-        .arg("-m1");
-    let said = output(
-        command
-            .args(["-H", &format!(":authority: {HOST}")])
-            .arg(target.url(path)),
-    )?;
+        .args([&format!("-n{count}"), &format!("-c{count}"), "-m1"])
+        .args(pace)
+        .args(["-H", &format!(":authority: {HOST}")])
+        .arg(target.url(path));
+    let said = output(&mut command)?;
     let load = read_h2load(&said)?;
     if load.count as usize != count {
         return fail(format!(

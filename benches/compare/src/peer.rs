@@ -240,7 +240,7 @@ fn nginx(setup: &Setup, folder: &Path) -> String {
     let files = if tls.is_empty() {
         ""
     } else {
-        "ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_session_tickets off;"
+        "ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.2 TLSv1.3;"
     };
     let user = if rustix::process::getuid().is_root() {
         "user root;"
@@ -280,7 +280,7 @@ fn haproxy(setup: &Setup) -> String {
         ..
     } = setup;
     let (bind, proto) = if *tls {
-        (" ssl crt both.pem alpn h2,http/1.1 no-tls-tickets", "https")
+        (" ssl crt both.pem alpn h2,http/1.1", "https")
     } else {
         ("", "http")
     };

@@ -64,16 +64,16 @@ impl Processes {
         }
     }
 
-    /// CPU microseconds that all of them have used until now.
-    pub(crate) fn cpu_micros(&self) -> Result<f64> {
-        let mut ticks = 0;
+    /// CPU microseconds that all of them have used until now: in user space, and altogether.
+    pub(crate) fn cpu_micros(&self) -> Result<[f64; 2]> {
+        let mut ticks = [0, 0];
         for pid in self.pids()? {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
             let [user, system] = fields(&stat, [14, 15])?;
-            ticks += user + system;
+            ticks = [ticks[0] + user, ticks[1] + user + system];
         }
         let per_second = rustix::param::clock_ticks_per_second();
-        Ok(ticks as f64 * 1e6 / per_second as f64)
+        Ok(ticks.map(|ticks| ticks as f64 * 1e6 / per_second as f64))
     }
 
     /// Bytes of memory that all of them have in use.

@@ -197,10 +197,29 @@ pub(crate) const ALL: &[Scenario] = &[
         )
     },
     Scenario {
+        contenders: Contenders::Variants(&[
+            Variant {
+                name: "one of 100,000 apps",
+                apps: 100_000,
+                ..Variant::PLAIN
+            },
+            Variant {
+                name: "one app",
+                ..Variant::PLAIN
+            },
+        ]),
+        ..plain(
+            "apps",
+            "Requests for one of 100,000 apps, against the only one",
+            "/small",
+            64,
+        )
+    },
+    Scenario {
         work: Work::AnyApp,
         contenders: Contenders::Variants(&[
             Variant {
-                name: "100,000 apps",
+                name: "100 of 100,000 apps",
                 apps: 100_000,
                 asked: 100,
                 ..Variant::PLAIN
@@ -217,7 +236,7 @@ pub(crate) const ALL: &[Scenario] = &[
             },
         ]),
         ..plain(
-            "apps",
+            "many-apps",
             "Requests for 100 of 100,000 apps, against 100 apps and one",
             "/small",
             64,
@@ -268,7 +287,6 @@ pub(crate) const ALL: &[Scenario] = &[
                 ..Variant::PLAIN
             },
         ]),
-        figure: Figure::Rate,
         ..plain("workers", "Two workers against one", "/small", 64)
     },
     Scenario {

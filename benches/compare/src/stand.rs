@@ -143,11 +143,12 @@ impl Stand {
             .map(|feed| Changes::start(feed, variant.changes.unwrap_or(0)));
         let memory = processes.rss()?;
         let core = core_micros(cores)?;
-        let cpu = processes.cpu_micros()?;
+        let [user_before, cpu_before] = processes.cpu_micros()?;
         let since = Instant::now();
         let (load, held) = run.load(self.seconds)?;
         let took = since.elapsed();
-        let cpu = processes.cpu_micros()? - cpu;
+        let [user, cpu] = processes.cpu_micros()?;
+        let (user, cpu) = (user - user_before, cpu - cpu_before);
         let others = core
             .zip(core_micros(cores)?)
             .map(|(before, after)| after - before - cpu);
@@ -162,6 +163,7 @@ impl Stand {
         figures.insert(Figure::Rss, processes.rss()? / 1024.0 / 1024.0);
         if held.is_empty() {
             figures.insert(Figure::Cpu, cpu / load.count);
+            figures.insert(Figure::User, user / load.count);
         } else {
             let grown = processes.rss()? - memory;
             figures.insert(Figure::RssPerConnection, grown / 1024.0 / held.len() as f64);
@@ -187,7 +189,6 @@ struct Run<'a> {
 impl Run<'_> {
     fn warm_up(&self) -> Result<()> {
         match self.scenario.work {
-            Work::Handshakes => generators::handshakes(&self.target, "/small", 100).map(drop),
             Work::IdleWebSockets | Work::IdleKeepAlive => {
                 let websocket = self.scenario.work == Work::IdleWebSockets;
                 drivers::idle(self.target.address, 10, websocket).map(drop)
@@ -206,7 +207,7 @@ impl Run<'_> {
                 generators::wrk(target, path, connections, seconds, None)
             }
             Work::Uploads => generators::wrk(target, "/upload", 16, seconds, Some(UPLOAD)),
-            Work::Handshakes => generators::handshakes(target, "/small", 500 * seconds as usize),
+            Work::Handshakes => generators::handshakes(target, "/small", seconds),
             Work::Http2 => generators::h2load(target, "/small", 16, 16, seconds),
             Work::EchoStorm => drivers::echo_storm(address, 64, lasts),
             Work::IdleWebSockets | Work::IdleKeepAlive => {
@@ -305,7 +306,7 @@ fn ready(target: &Target<'_>, processes: &mut Processes) -> Result<()> {
     loop {
         processes.check()?;
         let asked = if target.tls {
-            generators::handshakes(target, "/head", 1).map(drop)
+            generators::ask_over_tls(target, "/head").map(drop)
         } else {
             drivers::ask(target.address, &http::get("/head")).and_then(|(_, status, answer)| {
                 if status == 200 {
