@@ -1,5 +1,6 @@
-//! A GET through real sockets on loopback: client, router with one worker, and dyno are threads of this process. `alone` is one request after the
-//! other, mostly the kernel waking up threads; `64-at-once` keeps the worker busy. Compare with `direct`, the same without a router.
+//! The whole path through real sockets on loopback: clients, a router with one worker, and the dyno are threads of this
+//! process. With `alone` one request comes after the other, mostly the kernel waking up threads; all others keep the worker
+//! busy. Compare with `direct`, the same without a router. The whole path over in-memory pipes is among the parts.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,52 +11,51 @@ use std::net::SocketAddr;
 
 use criterion::{Criterion, Throughput};
 use router_benches::client::Client;
+use router_benches::load::{Site, Work};
 use router_benches::{dyno, routes};
-use router_core::server::{ListenerSettings, Server};
-use router_testkit::{AppDoc, RouteDoc};
 
-const HOST: &str = "shop.example.com";
-
-/// A router in front of the dyno, which runs until it is dropped with the process.
-fn start(dyno: SocketAddr, keep_dyno_connections: bool) -> (Server, SocketAddr) {
-    let app = AppDoc::new("shop")
-        .domain(HOST)
-        .web(1, dyno)
-        .setting("dyno_keepalive", keep_dyno_connections);
-    let router = routes::router(&RouteDoc::new(1, &[app]).to_bytes());
-    let listener = ListenerSettings::http(([127, 0, 0, 1], 0).into());
-    let server = Server::builder(router).listener(listener).start().unwrap();
-    let address = *server.addresses().first().unwrap();
-    (server, address)
+fn alone(criterion: &mut Criterion, name: &str, address: SocketAddr) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements(1));
+    let mut client = None;
+    group.bench_function("h1-alone", |bencher| {
+        let connect = || Client::connect(address, routes::HOST).unwrap();
+        let client = client.get_or_insert_with(connect);
+        bencher.iter(|| {
+            client.send();
+            client.receive();
+        });
+    });
+    group.finish();
 }
 
-fn get(criterion: &mut Criterion, name: &str, address: SocketAddr) {
-    let mut group = criterion.benchmark_group("whole-path");
-    for (how, connections) in [("alone", 1), ("64-at-once", 64)] {
-        let mut clients: Vec<Client> = (0..connections)
-            .map(|_| Client::connect(address, HOST).unwrap())
-            .collect();
-        group.throughput(Throughput::Elements(connections));
-        group.bench_function(format!("{name}/{how}"), |bencher| {
-            bencher.iter(|| {
-                clients.iter_mut().for_each(Client::send);
-                clients.iter_mut().for_each(Client::receive);
-            });
-        });
-    }
+fn under(criterion: &mut Criterion, name: &str, site: &Site, work: Work, address: SocketAddr) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements(work.operations() as u64));
+    let mut load = None;
+    group.bench_function(work.name(), |bencher| {
+        let load = load.get_or_insert_with(|| site.open(work, address));
+        bencher.iter(|| load.round());
+    });
     group.finish();
 }
 
 fn main() {
     let mut criterion = router_benches::criterion();
     let dyno = dyno::start();
-    get(&mut criterion, "direct", dyno);
-    for (name, keep) in [
-        ("kept-dyno-connections", true),
-        ("new-dyno-connections", false),
-    ] {
-        let (_server, address) = start(dyno, keep);
-        get(&mut criterion, name, address);
+    let kept = Site::new(dyno, true);
+    let served = kept.serve();
+    alone(&mut criterion, "whole-path", served.address(false));
+    for work in Work::ALL {
+        let address = served.address(work.is_tls());
+        under(&mut criterion, "whole-path", &kept, work, address);
+    }
+    let new = Site::new(dyno, false);
+    let (served, name) = (new.serve(), "whole-path-new-dyno-connections");
+    under(&mut criterion, name, &new, Work::H1, served.address(false));
+    alone(&mut criterion, "direct", dyno);
+    for work in [Work::H1, Work::WebSocket, Work::Connections] {
+        under(&mut criterion, "direct", &kept, work, dyno);
     }
     criterion.final_summary();
 }

@@ -61,7 +61,7 @@ async fn echo(mut stream: TcpStream) {
     if stream.write_all(SWITCHED).await.is_err() {
         return;
     }
-    let mut bytes = [0; 64];
+    let mut bytes = [0; 512];
     while let Ok(read @ 1..) = stream.read(&mut bytes).await {
         if stream
             .write_all(bytes.get(..read).unwrap_or_default())

@@ -1,5 +1,5 @@
-//! What the benches share: large route documents, a small dyno, a client that waits, and a `router` process whose memory can be read.
-//! Everything here uses the public API, as a user of the library would.
+//! What the benches share: the parts of the hot path, large route documents, a small dyno, a client that waits, and a
+//! `router` process whose memory can be read. Everything here uses the public API, as a user of the library would.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,8 @@
 pub mod client;
 pub mod control;
 pub mod dyno;
+pub mod load;
+pub mod parts;
 pub mod process;
 pub mod routes;
 

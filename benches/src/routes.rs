@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use router_core::Router;
 use router_core::model::snapshot;
 
+/// The host of documents with a single app.
+pub const HOST: &str = "shop.example.com";
+
 /// Domains of each app.
 pub const DOMAINS_PER_APP: usize = 10;
 

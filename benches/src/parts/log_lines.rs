@@ -3,9 +3,10 @@
 use std::hint::black_box;
 use std::time::{Duration, UNIX_EPOCH};
 
-use criterion::Criterion;
 use router_core::model::failure::Failure;
 use router_core::model::log_line::{LogLine, Protocol};
+
+use super::Part;
 
 const ANSWERED: LogLine<'_> = LogLine {
     ended: UNIX_EPOCH,
@@ -28,35 +29,33 @@ const ANSWERED: LogLine<'_> = LogLine {
 
 type Write = fn(&LogLine<'_>, &mut Vec<u8>);
 
-fn log_line(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("log-line");
+pub(super) fn all() -> Vec<Part> {
     let failed = LogLine {
         failure: Some(Failure::RequestTimeout),
         service: Some(Duration::from_secs(30)),
         status: Some(503),
         ..ANSWERED
     };
+    let heroku: Write = |line, out| line.write_heroku(out);
+    let json: Write = |line, out| line.write_json(out);
+    let mut parts = Vec::new();
     for (outcome, line) in [("answered", ANSWERED), ("failed", failed)] {
-        let mut out = Vec::new();
-        let mut ended = UNIX_EPOCH + Duration::from_secs(1_767_225_600);
-        let heroku: Write = |line, out| line.write_heroku(out);
-        let json: Write = |line, out| line.write_json(out);
         for (format, write) in [("heroku", heroku), ("json", json)] {
-            group.bench_function(format!("{format}/{outcome}"), |bencher| {
-                bencher.iter(|| {
-                    ended += Duration::from_micros(137);
-                    out.clear();
-                    write(black_box(&LogLine { ended, ..line }), &mut out);
-                    black_box(out.len())
-                });
-            });
+            let name = format!("log-line/{format}/{outcome}");
+            parts.push(Part::new(name, move || written(line, write)));
         }
     }
-    group.finish();
+    parts
 }
 
-fn main() {
-    let mut criterion = router_benches::criterion();
-    log_line(&mut criterion);
-    criterion.final_summary();
+/// A line every 137 microseconds.
+fn written(line: LogLine<'static>, write: Write) -> impl FnMut() {
+    let mut out = Vec::new();
+    let mut ended = UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+    move || {
+        ended += Duration::from_micros(137);
+        out.clear();
+        write(black_box(&LogLine { ended, ..line }), &mut out);
+        black_box(out.len());
+    }
 }
