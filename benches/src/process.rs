@@ -1,28 +1,41 @@
 //! A `router` process, so that its memory is not mixed with that of its clients and dynos.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// Long waits, so that what is idle stays; and room for as many WebSockets of one dyno as are wanted.
-const CONFIG: &str = "
+/// One listener, with TLS or without; long waits, so that what is idle stays; room for as many WebSockets of one dyno as are
+/// wanted.
+pub fn config(tls: bool) -> String {
+    let protocol = if tls { "https" } else { "http" };
+    format!(
+        "
 [[listener]]
 address = \"127.0.0.1:0\"
+protocol = \"{protocol}\"
 [admin]
 address = \"127.0.0.1:0\"
 [feed]
-path = \"routes.json\"
+path = \"routes/routes.json\"
 [timeouts]
 client_idle = \"1h\"
 idle = \"1h\"
 [limits]
 concurrent_requests_per_dyno = 1000000
-";
+"
+    )
+}
+
+/// A command that runs the binary from whatever folder.
+pub fn binary_command(binary: &Path) -> Command {
+    Command::new(std::path::absolute(binary).unwrap())
+}
 
 /// An address that a router has said it listens on.
 #[derive(Debug, Clone, Copy)]
@@ -33,21 +46,21 @@ pub struct Listening {
     pub address: SocketAddr,
 }
 
-/// Starts the binary with the `router.toml` of a folder. `heard` is given each of its diagnostics, to the last, so that
-/// it never waits for us.
+/// Starts a command that runs the binary, with the `router.toml` of a folder. `heard` is given each of its diagnostics, to the
+/// last, so that it never waits for us.
 pub fn spawn(
-    binary: &Path,
+    mut command: Command,
     folder: &Path,
     mut heard: impl FnMut(&str) + Send + 'static,
 ) -> (Child, mpsc::Receiver<Listening>) {
-    let mut child = Command::new(std::path::absolute(binary).unwrap())
+    let mut child = command
         .args(["serve", "--config", "router.toml"])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the router binary starts");
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (sender, listening) = mpsc::channel();
     let stderr = BufReader::new(child.stderr.take().unwrap());
     std::thread::spawn(move || {
@@ -67,25 +80,55 @@ pub fn spawn(
 pub struct RouterProcess {
     child: Child,
     address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl RouterProcess {
     /// Starts the binary and waits until it listens.
     pub fn start(binary: &Path, document: &[u8]) -> Self {
+        Self::launch(binary_command(binary), &config(false), document)
+    }
+
+    /// Starts a command that runs the binary with the arguments it is given, as a tool that looks at it does, and waits
+    /// until it listens.
+    pub fn launch(command: Command, config: &str, document: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("router.toml"), CONFIG).unwrap();
-        std::fs::write(folder.path().join("routes.json"), document).unwrap();
-        let (child, listening) = spawn(binary, folder.path(), |_| ());
+        std::fs::write(folder.path().join("router.toml"), config).unwrap();
+        // The folder of the routes is watched: what the log or a tool writes beside them would wake up the watcher all the time.
+        let routes = folder.path().join("routes");
+        std::fs::create_dir(&routes).unwrap();
+        std::fs::write(routes.join("routes.json"), document).unwrap();
+        // Guards what the process has said, for a start that goes wrong; nothing waits under it.
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&said);
+        let (child, listening) = spawn(command, folder.path(), move |line| {
+            *heard.lock().unwrap() += &format!("{line}\n");
+        });
         let address = listening
             .iter()
-            .find_map(|on| (!on.admin).then_some(on.address))
-            .expect("the router listens");
+            .find_map(|on| (!on.admin).then_some(on.address));
         Self {
             child,
-            address,
-            _folder: folder,
+            address: address
+                .unwrap_or_else(|| panic!("no router listens: {}", said.lock().unwrap())),
+            folder,
         }
+    }
+
+    /// Lets it end by itself, which has to go well, and reads the files that it or its tool has written, if their names begin so.
+    pub fn stop(mut self, prefix: &str) -> BTreeMap<String, String> {
+        assert!(self.signal("-TERM"), "the router has ended before");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the router ended with {status}");
+        let files = std::fs::read_dir(self.folder.path()).unwrap();
+        let written = files.filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let text = name
+                .starts_with(prefix)
+                .then(|| std::fs::read_to_string(self.folder.path().join(&name)).unwrap())?;
+            Some((name, text))
+        });
+        written.collect()
     }
 
     /// Where clients call.
@@ -110,10 +153,23 @@ impl RouterProcess {
             std::thread::sleep(Duration::from_millis(500));
         }
     }
+
+    /// Sends the router a signal and says whether it was there. A tool that runs it as a process of its own has left that
+    /// one's ID in `router.pid`.
+    fn signal(&self, signal: &str) -> bool {
+        let own = self.child.id().to_string();
+        let pid = std::fs::read_to_string(self.folder.path().join("router.pid")).unwrap_or(own);
+        let kill = Command::new("kill").args([signal, pid.trim()]).output();
+        kill.is_ok_and(|kill| kill.status.success())
+    }
 }
 
 impl Drop for RouterProcess {
     fn drop(&mut self) {
+        // Killing a tool may leave the router alone.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal("-KILL");
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }

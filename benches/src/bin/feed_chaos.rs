@@ -147,7 +147,8 @@ impl Edge {
     fn spawn(&self) {
         let wordy = std::env::var_os("FEED_CHAOS_LOG").is_some();
         let name = self.name;
-        let (child, listening) = process::spawn(&self.binary, self.folder.path(), move |line| {
+        let command = process::binary_command(&self.binary);
+        let (child, listening) = process::spawn(command, self.folder.path(), move |line| {
             if wordy {
                 println!("    {name}: {line}");
             }
