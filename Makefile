@@ -5,10 +5,10 @@ T ?= admission
 S ?= 60
 FUZZ = fuzz/corpus/$(T) fuzz/seeds/$(T)
 
-.PHONY: help setup ready ready-to-test run check test it bench compare fuzz deny release clean
+.PHONY: help setup ready ready-to-test run check test it bench counts bench-baseline ready-to-count compare fuzz deny release clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 22
 
 setup: ## installs what build and tests need and is missing (apt-get)
 	@scripts/setup.sh --tests
@@ -33,8 +33,20 @@ test: ready-to-test ## every test there is, documentation and examples included
 it: ready-to-test ## the end-to-end tests of one topic
 	cargo test -p router-core --locked --test it -- $(T)
 
-bench: ready ## the benches; what they print is compared with the last run
-	cargo bench -p router-benches --locked
+bench: ready-to-count ## the hot path in instructions, against a baseline, and by the clock, against the last run; ARGS=lookup for a part of it
+	target/release/counts $(ARGS)
+	cargo bench -p router -p router-benches --locked --bench parts --bench whole_path -- $(ARGS)
+
+counts: ready-to-count ## its instructions and system calls only; ARGS="h1 --check" ends with an error if anything is worse
+	target/release/counts $(ARGS)
+
+bench-baseline: ready-to-count ## makes what is counted now the baseline
+	target/release/counts --store
+
+# Both packages in one command, here and by the clock: so what they share is built once, with the features that the router has.
+ready-to-count:
+	@scripts/setup.sh --quiet --bench
+	cargo build -p router -p router-benches --bin router --bin counts --release --locked
 
 compare: ## the load comparison with other proxies, an hour long; ARGS="h1 h2 --peers nginx --rounds 3" for a part of it
 	@scripts/setup.sh --quiet --compare

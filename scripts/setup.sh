@@ -2,21 +2,23 @@
 # Makes a Debian or Ubuntu machine able to build this project: what is there already is left alone, what is missing comes from
 # apt-get. Two C libraries are built on the way: zlib-ng (needs cmake) and jemalloc (needs a C compiler and make).
 # `setup.sh --quiet` says nothing when there is nothing to do; `--tests` installs what only the tests need, too: pebble, an
-# ACME server to order certificates from, and etcd, a store to read routes from; `--compare` installs what `make compare` needs:
-# two of the proxies, and the load generators.
+# ACME server to order certificates from, and etcd, a store to read routes from; `--bench` installs what `make bench` counts with,
+# valgrind and strace; `--compare` installs what `make compare` needs: two of the proxies, and the load generators.
 set -euo pipefail
 
 say() { echo "setup: $*"; }
 
 quiet=false
 tests=false
+bench=false
 compare=false
 for option in "$@"; do
     case $option in
         --quiet) quiet=true ;;
         --tests) tests=true ;;
+        --bench) bench=true ;;
         --compare) compare=true ;;
-        *) say "unknown option $option; allowed are --quiet, --tests and --compare" >&2; exit 64 ;;
+        *) say "unknown option $option; allowed are --quiet, --tests, --bench and --compare" >&2; exit 64 ;;
     esac
 done
 
@@ -38,6 +40,10 @@ command -v c++ >/dev/null || missing+=(g++)
 if $tests; then
     command -v pebble >/dev/null || missing+=(pebble)
     command -v etcd >/dev/null || missing+=(etcd-server)
+fi
+if $bench; then
+    command -v valgrind >/dev/null || missing+=(valgrind)
+    command -v strace >/dev/null || missing+=(strace)
 fi
 if $compare; then
     [ -x /usr/sbin/nginx ] || missing+=(nginx)
