@@ -6,7 +6,7 @@ mod writer;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
 use router_core::model::log_line::LogLine;
@@ -52,18 +52,20 @@ impl AccessLog {
         let Some(buffer) = buffers.get(worker % buffers.len()) else {
             return;
         };
-        let mut lines = buffer.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = buffer.lock();
         if lines.len() >= MOST_BUFFERED {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let was_empty = lines.is_empty();
+        let before = lines.len();
         match self.format {
             LogFormat::Heroku => line.write_heroku(&mut lines),
             LogFormat::Json => line.write_json(&mut lines),
         }
+        let many = before < MANY_BUFFERED && lines.len() >= MANY_BUFFERED;
         drop(lines);
-        if was_empty {
+        // A writer that gathers comes by itself, unless so much comes meanwhile that it would be too late.
+        if many || before == 0 && self.shared.asleep.swap(false, Ordering::Relaxed) {
             self.writer.unpark();
         }
     }
@@ -75,6 +77,9 @@ struct Shared {
     buffers: Box<[Buffer]>,
     /// Lines that never reached the target.
     dropped: AtomicU64,
+    /// Whether the writer has to be woken for the next line. Set before it looks at the buffers a last time, under whose
+    /// locks lines come in: whoever comes too late for that look sees it.
+    asleep: AtomicBool,
     stop: AtomicBool,
     reopen: AtomicBool,
 }
@@ -87,6 +92,18 @@ struct Buffer {
     lines: Mutex<Vec<u8>>,
 }
 
+impl Buffer {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+}
+
+/// With this many bytes in one worker's buffer, the writer comes at once.
+const MANY_BUFFERED: usize = 1 << 18;
 /// Beyond this many bytes in one worker's buffer, its lines are dropped.
 const MOST_BUFFERED: usize = 1 << 20;
 

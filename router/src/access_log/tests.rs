@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use router_core::model::log_line::Protocol;
@@ -37,6 +39,31 @@ fn open(file: &Path, format: LogFormat) -> (AccessLog, LogWriter) {
     AccessLog::open(&config, 2).unwrap().unwrap()
 }
 
+/// Waits until `there`, and wakes nobody.
+fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let mut looks = 0;
+    while !there() {
+        looks += 1;
+        assert!(looks < 10_000, "never: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The same, in the very moment.
+fn until_at_once(there: impl Fn() -> bool) {
+    while !there() {
+        std::hint::spin_loop();
+    }
+}
+
+fn falls_asleep(log: &AccessLog) {
+    until("asleep", || log.shared.asleep.load(Ordering::Relaxed));
+}
+
+fn lines_in(file: &Path) -> usize {
+    std::fs::read_to_string(file).unwrap().lines().count()
+}
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
@@ -44,7 +71,7 @@ fn every_line_of_every_worker_is_written_by_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("access.log");
     let (log, writer) = open(&file, LogFormat::Heroku);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for worker in 0..3 {
             let log = &log;
             scope.spawn(move || {
@@ -121,6 +148,97 @@ fn a_renamed_file_is_left_behind_on_reopen() {
     log.write(0, &line("/after"));
     writer.finish(PATIENCE);
     assert!(std::fs::read_to_string(&file).unwrap().contains("/after"));
+}
+
+#[test]
+fn a_file_is_reopened_while_nothing_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let (log, writer) = open(&file, LogFormat::Heroku);
+    for round in 0..3 {
+        std::fs::rename(&file, folder.path().join("access.log.1")).unwrap();
+        falls_asleep(&log);
+        writer.reopen();
+        until("opened anew", || file.exists());
+        log.write(0, &line("/"));
+        until("written", || lines_in(&file) == 1);
+        assert_eq!(log.shared.dropped.load(Ordering::Relaxed), 0, "{round}");
+    }
+    writer.finish(PATIENCE);
+    assert_eq!(lines_in(&file), 1);
+}
+
+#[test]
+fn a_line_after_a_silence_is_written_without_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let (log, writer) = open(&file, LogFormat::Heroku);
+    for written in 1..=5 {
+        falls_asleep(&log);
+        log.write(written % 2, &line("/"));
+        until("written", || lines_in(&file) == written);
+    }
+    writer.finish(PATIENCE);
+}
+
+#[test]
+fn no_line_is_left_behind_when_the_writer_falls_asleep() {
+    const ROUNDS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let (log, writer) = open(&file, LogFormat::Heroku);
+    let together = Barrier::new(3);
+    thread::scope(|scope| {
+        let write = |worker| {
+            for round in 1..=ROUNDS {
+                if round % 3 != worker {
+                    until_at_once(|| log.shared.asleep.load(Ordering::Relaxed));
+                }
+                log.write(worker, &line("/"));
+                together.wait();
+                // Nobody writes another one before those of this round are there.
+                together.wait();
+            }
+        };
+        scope.spawn(move || write(0));
+        scope.spawn(move || write(1));
+        for round in 1..=ROUNDS {
+            together.wait();
+            until("written", || lines_in(&file) == 2 * round);
+            together.wait();
+        }
+    });
+    writer.finish(PATIENCE);
+    assert_eq!(lines_in(&file), 2 * ROUNDS);
+}
+
+#[test]
+fn a_writer_that_gathers_is_woken_for_many_lines() {
+    let shared = Arc::new(Shared {
+        buffers: [Buffer::default(), Buffer::default()].into(),
+        ..Shared::default()
+    });
+    let theirs = Arc::clone(&shared);
+    let many = move || {
+        theirs
+            .buffers
+            .iter()
+            .any(|b| b.lock().len() >= MANY_BUFFERED)
+    };
+    let writer = thread::spawn(move || {
+        while !many() {
+            thread::park();
+        }
+    });
+    let log = AccessLog {
+        shared,
+        writer: writer.thread().clone(),
+        format: LogFormat::Heroku,
+    };
+    while log.shared.buffers[1].lock().len() < MANY_BUFFERED {
+        log.write(1, &line("/"));
+    }
+    writer.join().unwrap();
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! The thread that carries access log lines from the workers' buffers to the target.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use super::Shared;
 use super::sink::Sink;
+use super::{Buffer, Shared};
 
 /// The owner of the writing thread.
 #[derive(Debug)]
@@ -72,7 +72,8 @@ impl Losses {
     }
 }
 
-/// A wake-up is never missed: `unpark` before `park` makes that `park` return at once.
+/// While lines come, it takes and writes them every few milliseconds, whatever the workers do; a worker that comes first
+/// after a silence wakes it. So a busy worker makes no system call for the log, and an idle router has no timer running.
 fn write_until_stopped(shared: &Shared, mut sink: Sink) {
     let mut taken: Vec<Vec<u8>> = shared.buffers.iter().map(|_| Vec::new()).collect();
     loop {
@@ -81,26 +82,38 @@ fn write_until_stopped(shared: &Shared, mut sink: Sink) {
         if shared.reopen.swap(false, Ordering::AcqRel) {
             sink.reopen();
         }
-        for (buffer, lines) in shared.buffers.iter().zip(&mut taken) {
-            std::mem::swap(
-                &mut *buffer.lines.lock().unwrap_or_else(PoisonError::into_inner),
-                lines,
-            );
-            if !lines.is_empty() {
-                let lost = sink.write(lines, &shared.stop);
-                shared.dropped.fetch_add(lost, Ordering::Relaxed);
-                lines.clear();
-            }
-        }
+        let any = take_and_write(shared, &mut taken, &mut sink);
         if last_round {
             return;
         }
-        thread::park();
+        if !any {
+            // A wake-up is never missed: `unpark` before `park` makes that `park` return at once.
+            shared.asleep.store(true, Ordering::Relaxed);
+            if shared.buffers.iter().all(Buffer::is_empty) {
+                thread::park();
+            }
+            shared.asleep.store(false, Ordering::Relaxed);
+        }
         // Lines come in crowds or not at all: a short wait makes one write of many.
-        if !shared.stop.load(Ordering::Acquire) {
-            thread::sleep(GATHER);
+        if !shared.stop.load(Ordering::Acquire) && !shared.reopen.load(Ordering::Acquire) {
+            thread::park_timeout(GATHER);
         }
     }
 }
 
-const GATHER: Duration = Duration::from_millis(2);
+/// Whether there were any lines.
+fn take_and_write(shared: &Shared, taken: &mut [Vec<u8>], sink: &mut Sink) -> bool {
+    let mut any = false;
+    for (buffer, lines) in shared.buffers.iter().zip(taken) {
+        std::mem::swap(&mut *buffer.lock(), lines);
+        if !lines.is_empty() {
+            let lost = sink.write(lines, &shared.stop);
+            shared.dropped.fetch_add(lost, Ordering::Relaxed);
+            lines.clear();
+            any = true;
+        }
+    }
+    any
+}
+
+const GATHER: Duration = Duration::from_millis(10);
