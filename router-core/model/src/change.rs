@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use foldhash::HashMapExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -53,17 +54,15 @@ impl Change {
 
 /// Reads a change. What is wrong with one entry rejects that entry alone.
 pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
-    std::str::from_utf8(change)?;
+    let text = std::str::from_utf8(change)?;
     if change.trim_ascii_start().first() != Some(&b'{') {
         let IgnoredAny = serde_json::from_slice(change)?;
         return Err(SnapshotError::NotAnObject);
     }
-    let mut texts: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(change)?;
-    let changes = texts.remove("changes");
-    let mut head = Head::default();
-    for (key, text) in texts {
-        head.add(&key, text)?;
-    }
+    let (mut head, changes) = match serde_json::from_str::<Usual<'_>>(text) {
+        Ok(usual) => usual.into_parts(),
+        Err(_) => field_by_field(text)?,
+    };
     head.check_format_if_there()?;
     let (from, to) = (head.revision("from")?, head.revision("to")?);
     if from >= to {
@@ -71,10 +70,11 @@ pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
     }
     let allow_shrink = head.flag("allow_shrink")?;
     let entries = match changes {
-        Some(changes) if changes.get().starts_with('[') => {
-            serde_json::from_str::<Vec<&RawValue>>(changes.get())?
+        Listed::Entries(entries) => entries,
+        Listed::Text(Some(changes)) if changes.get().starts_with('[') => {
+            serde_json::from_str(changes.get())?
         }
-        found => {
+        Listed::Text(found) => {
             let found: Option<Value> = found
                 .map(|found| serde_json::from_str(found.get()))
                 .transpose()?;
@@ -112,6 +112,49 @@ pub fn parse(change: &[u8]) -> Result<Change, SnapshotError> {
     Ok(change)
 }
 
+/// A change in which everything is of the kind that it should be, read in one go: thousands may come in a second.
+#[derive(Deserialize)]
+struct Usual<'a> {
+    format: Option<Value>,
+    from: Value,
+    to: Value,
+    allow_shrink: Option<Value>,
+    certificates: Option<Value>,
+    #[serde(borrow)]
+    changes: Vec<&'a RawValue>,
+}
+
+impl<'a> Usual<'a> {
+    fn into_parts(self) -> (Head, Listed<'a>) {
+        let head = Head::of([
+            ("format", self.format),
+            ("from", Some(self.from)),
+            ("to", Some(self.to)),
+            ("allow_shrink", self.allow_shrink),
+            ("certificates", self.certificates),
+        ]);
+        (head, Listed::Entries(self.changes))
+    }
+}
+
+/// What stands at `changes`.
+enum Listed<'a> {
+    Entries(Vec<&'a RawValue>),
+    /// Not looked at yet, if there is anything.
+    Text(Option<&'a RawValue>),
+}
+
+/// The same of any other change.
+fn field_by_field(text: &str) -> Result<(Head, Listed<'_>), SnapshotError> {
+    let mut texts: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text)?;
+    let changes = texts.remove("changes");
+    let mut head = Head::default();
+    for (key, text) in texts {
+        head.add(&key, text)?;
+    }
+    Ok((head, Listed::Text(changes)))
+}
+
 /// One entry of `changes`.
 enum Entry {
     Upsert(Arc<App>),
@@ -122,7 +165,7 @@ enum Entry {
 
 fn last_of_each_name(texts: &[&RawValue]) -> impl Iterator<Item = Entry> {
     let mut entries: Vec<Option<Entry>> = Vec::new();
-    let mut places = HashMap::new();
+    let mut places = foldhash::HashMap::new();
     let mut unnamed = 0;
     for (index, text) in texts.iter().enumerate() {
         let (name, entry) = entry(text, index);
@@ -145,23 +188,21 @@ fn last_of_each_name(texts: &[&RawValue]) -> impl Iterator<Item = Entry> {
 fn entry(text: &RawValue, index: usize) -> (Option<Arc<str>>, Entry) {
     let place = || format!("changes[{index}]");
     // An array would be read as the fields in order.
-    let fields = text.get().starts_with('{');
-    let fields = fields.then(|| serde_json::from_str(text.get()));
+    let is_object = text.get().starts_with('{');
+    if is_object
+        && let Ok(UsualFields {
+            app: Some(app),
+            remove: None,
+        }) = serde_json::from_str(text.get())
+    {
+        return upsert(snapshot::app(&app, place));
+    }
+    let fields = is_object.then(|| serde_json::from_str(text.get()));
     match fields {
         Some(Ok(Fields {
             app: Some(app),
             remove: None,
-        })) => {
-            let ParsedApp { label, name, app } = snapshot::app_text(app, place);
-            let entry = match app {
-                Ok(app) => Entry::Upsert(Arc::new(app)),
-                Err(reasons) => {
-                    let named = name.as_ref().map_or(Named::No, |_| Named::Once);
-                    Entry::Rejected(named, label, reasons)
-                }
-            };
-            (name, entry)
-        }
+        })) => upsert(snapshot::app_text(app, place)),
         Some(Ok(Fields {
             app: None,
             remove: Some(name),
@@ -182,6 +223,24 @@ fn entry(text: &RawValue, index: usize) -> (Option<Arc<str>>, Entry) {
             (None, Entry::Rejected(Named::No, place(), vec![reason]))
         }
     }
+}
+
+fn upsert(ParsedApp { label, name, app }: ParsedApp) -> (Option<Arc<str>>, Entry) {
+    let entry = match app {
+        Ok(app) => Entry::Upsert(Arc::new(app)),
+        Err(reasons) => {
+            let named = name.as_ref().map_or(Named::No, |_| Named::Once);
+            Entry::Rejected(named, label, reasons)
+        }
+    };
+    (name, entry)
+}
+
+/// The fields of an entry whose app can be held, read in one go.
+#[derive(Deserialize)]
+struct UsualFields {
+    app: Option<Value>,
+    remove: Option<IgnoredAny>,
 }
 
 /// The fields of an entry.

@@ -21,7 +21,7 @@ use crate::app::App;
 use document::{Apps, Document};
 
 pub use certificate::{CertificateEntry, CertificateSource, PrivateKeyText, is_no_path};
-pub(crate) use raw::{Parsed as ParsedApp, app_text};
+pub(crate) use raw::{Parsed as ParsedApp, app, app_text};
 
 /// One accepted route document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,14 @@ pub enum SnapshotError {
 pub(crate) struct Head(Map<String, Value>);
 
 impl Head {
+    /// The fields that are there.
+    pub(crate) fn of<const N: usize>(fields: [(&str, Option<Value>); N]) -> Self {
+        let there = fields
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        Self(there.collect())
+    }
+
     /// Takes a field; one that means nothing is not read.
     pub(crate) fn add(&mut self, key: &str, text: &RawValue) -> Result<(), serde_json::Error> {
         if KNOWN.contains(&key) {

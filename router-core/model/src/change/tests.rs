@@ -116,6 +116,38 @@ fn what_is_wrong_with_a_change_as_a_whole_refuses_it() {
 }
 
 #[test]
+fn a_change_is_the_same_in_one_go_and_field_by_field() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let named = format!("{{\"name\":\"a\",\"deep\":{deep}}}");
+    for entry in [
+        json!({"app": app("a")}).to_string(),
+        json!({"app": app("a"), "remove": null, "more": 1}).to_string(),
+        json!({"app": null, "remove": "a"}).to_string(),
+        json!({"app": app("a"), "remove": "a"}).to_string(),
+        json!({"app": app("a"), "remove": 1}).to_string(),
+        json!({"app": {"name": "a", "domains": 1}}).to_string(),
+        json!({"app": null}).to_string(),
+        format!("{{\"app\":{named}}}"),
+        format!("{{\"app\":{},\"deep\":{deep}}}", app("a")),
+        format!("{{\"app\":{0},\"app\":{0}}}", app("a")),
+        json!(["a"]).to_string(),
+    ] {
+        for keys in [
+            "\"allow_shrink\":true,\"certificates\":[{}]",
+            "\"allow_shrink\":null,\"certificates\":null,\"format\":null",
+            "\"allow_shrink\":1",
+            "\"format\":2",
+        ] {
+            let usual = format!("{{\"from\":1,\"to\":2,{keys},\"changes\":[{entry}]}}");
+            // Of a key that is there twice, the second counts.
+            let other = usual.replace("{\"from\":1,", "{\"from\":\"\",\"from\":1,");
+            let read = |text: &str| parse(text.as_bytes()).map_err(|error| error.to_string());
+            assert_eq!(read(&usual), read(&other), "{usual}");
+        }
+    }
+}
+
+#[test]
 fn certificates_are_all_of_them_or_no_word() {
     for (certificates, expected) in [
         (json!(null), None),
