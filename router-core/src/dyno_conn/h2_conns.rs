@@ -1,10 +1,10 @@
 //! The HTTP/2 connections of one worker to dynos. A request gets a stream of one that has room, or opens another; many
 //! requests that come at once open one and wait for it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use router_model::failure::Failure;
 use tokio::sync::watch;
 

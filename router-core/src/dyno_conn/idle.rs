@@ -1,8 +1,9 @@
 //! Kept dyno connections of one worker: the youngest is used first, so that the rest can grow old and close.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::{H1Conn, Terms};
 use crate::clock::Instant;
