@@ -227,7 +227,7 @@ impl RouteTable {
         let retired = self.carry_out(&plan, &mut authorities);
         contested.note(&plan);
         // A document of rejected apps only is no set of routes yet: hosts get 503, not 404.
-        if allow_shrink || !self.apps.is_empty() {
+        if allow_shrink || self.app_count() > 0 {
             self.loaded.store(true, Ordering::Release);
         }
         if !plan.upsert.is_empty() || !plan.remove.is_empty() {
