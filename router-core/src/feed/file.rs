@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::{Feed, FeedError, Position, Update};
@@ -97,9 +98,17 @@ fn look(path: &Path) -> Seen {
 }
 
 fn watch(path: &Path, sender: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let name = path.file_name().map(ToOwned::to_owned);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too, and no change.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        // Reading the file is an event too, and no change. Nor is what is written into another one, such as a log; but a
+        // file or link that comes or goes may be one that leads to ours.
+        let is_ours = |path: &PathBuf| path.file_name() == name.as_deref();
+        let tells = |event: notify::Event| match event.kind {
+            EventKind::Access(_) => false,
+            EventKind::Modify(ModifyKind::Data(_)) => event.paths.iter().any(is_ours),
+            _ => true,
+        };
+        if event.is_ok_and(tells) {
             // A full channel already says what there is to say.
             sender.try_send(()).ok();
         }
