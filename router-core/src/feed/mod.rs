@@ -139,6 +139,13 @@ pub trait Feed: Send + 'static {
         position: Position,
     ) -> impl Future<Output = Result<Update, FeedError>> + Send;
 
+    /// A change that has come right behind the one that [`Feed::next`] gave last, if it is here already: changes that come
+    /// in crowds are put in force and saved together. Called until there is none. `None` is always right, for what is not
+    /// given here is given by [`Feed::next`].
+    fn next_of_crowd(&mut self) -> impl Future<Output = Option<Bytes>> + Send {
+        async { None }
+    }
+
     /// Tells the source what is in force. Called once that has changed, and not before a restart would find it on disk;
     /// several changes in quick succession are told once. Never called while [`Feed::next`] runs. After an error, or
     /// five seconds, it is called again later: between a second and half a minute. If what was told expires at the

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use router_model::backoff::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -150,7 +151,8 @@ impl Runner {
                 Wake::Again => {}
                 Wake::Update(update) => {
                     self.heard(&update, feed.is_second_hand());
-                    self.update(update, position, asked).await;
+                    let updates = crowd(&mut feed, update).await;
+                    self.update(updates, position, asked).await;
                 }
                 Wake::Failed(error) => {
                     self.board.refuse(error.to_string());
@@ -262,31 +264,32 @@ impl Runner {
         self.board.relist(reason);
     }
 
-    async fn update(&mut self, update: Update, position: Position, asked: Instant) {
+    async fn update(&mut self, updates: Vec<Update>, position: Position, asked: Instant) {
         let waited = clock::now().saturating_duration_since(asked.max(self.hold_until));
-        if is_news(&update) {
+        if updates.iter().any(is_news) {
             self.hold_back().await;
         }
         let step = self.board.step("applying an update");
         let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
-        let taken = tasks::blocking(move || {
-            let mut intake = lock(&intake);
-            let began = clock::now();
-            let mut outcome = intake.take(&update, began);
-            let ended = clock::now();
-            board.outcome(&mut outcome, &intake, ended);
-            (update, outcome, ended.saturating_duration_since(began))
-        });
-        let taken = taken.await;
+        let taken = tasks::blocking(move || take_in(updates, &mut lock(&intake), &board)).await;
         drop(step);
-        let Some((update, outcome, spent)) = taken else {
+        let Some(taken) = taken else {
             let reason = "the router's own code panicked over an update, which is a bug";
             self.board.refuse(reason.to_owned());
             self.ask(Relist::Gap);
             self.hold_until = clock::now() + self.errors.next(fastrand::u32(..));
             return;
         };
-        match &outcome {
+        for one in &taken {
+            self.took(one, position, asked, waited);
+        }
+        self.board.answered.send_replace(true);
+        self.save(taken);
+    }
+
+    /// What comes of an update that was taken in.
+    fn took(&mut self, taken: &Taken, position: Position, asked: Instant, waited: Duration) {
+        match &taken.outcome {
             Outcome::Applied(in_force) => {
                 self.say(in_force);
                 self.errors.reset();
@@ -295,7 +298,7 @@ impl Runner {
                     self.schedule.went_on();
                 }
                 self.acks.owe(clock::now());
-                self.board.lock().status.apply_seconds = Some(spent.as_secs_f64());
+                self.board.lock().status.apply_seconds = Some(taken.spent.as_secs_f64());
             }
             Outcome::Current => {
                 self.errors.reset();
@@ -315,14 +318,12 @@ impl Runner {
                 self.hold_if_missing(Duration::MAX);
             }
             Outcome::Refused { .. } | Outcome::RefusedAgain => {
-                self.hold_after_refusal(asked, spent);
-                if matches!(update, Update::Change(_)) {
+                self.hold_after_refusal(asked, taken.spent);
+                if matches!(taken.update, Update::Change(_)) {
                     self.hold_if_missing(REFUSED);
                 }
             }
         }
-        self.board.answered.send_replace(true);
-        self.save(update, &outcome);
     }
 
     /// Logs what has come into force. Thousands of changes in a second are not as many lines.
@@ -405,26 +406,40 @@ impl Runner {
         self.hold_until = clock::now() + self.schedule.idled(waited);
     }
 
-    fn save(&mut self, update: Update, outcome: &Outcome) {
+    fn save(&mut self, taken: Vec<Taken>) {
+        let mut changes = Vec::new();
+        let mut changed_to = 0;
+        for Taken {
+            update, outcome, ..
+        } in taken
+        {
+            match (update, outcome) {
+                (Update::Snapshot(document), outcome) => self.save_document(document, &outcome),
+                (Update::Change(change), Outcome::Applied(in_force)) => {
+                    changes.push(change);
+                    changed_to = in_force.revision;
+                }
+                (Update::Change(change), _) => wipe(change),
+                (Update::Alive { .. }, _) => {}
+            }
+        }
+        match &self.saver {
+            Some(saver) if !changes.is_empty() => saver.save(Job::Changes(changes, changed_to)),
+            _ => changes.into_iter().for_each(wipe),
+        }
+    }
+
+    fn save_document(&mut self, document: Bytes, outcome: &Outcome) {
+        self.schedule.relist_again(clock::now(), fastrand::u32(..));
         let revision = self.board.revision.borrow().unwrap_or_default();
         let applied = matches!(outcome, Outcome::Applied(_));
         let wanted = matches!(outcome, Outcome::Current) && self.saved.borrow().needs_whole;
-        match (update, &self.saver) {
-            (Update::Snapshot(document), saver) => {
-                self.schedule.relist_again(clock::now(), fastrand::u32(..));
-                match saver {
-                    Some(saver) if applied || wanted => {
-                        let kept = lock(&self.intake).kept();
-                        saver.save(Job::Document(document, revision, kept));
-                    }
-                    _ => wipe(document),
-                }
+        match &self.saver {
+            Some(saver) if applied || wanted => {
+                let kept = lock(&self.intake).kept();
+                saver.save(Job::Document(document, revision, kept));
             }
-            (Update::Change(change), Some(saver)) if applied => {
-                saver.save(Job::Change(change, revision));
-            }
-            (Update::Change(change), _) => wipe(change),
-            (Update::Alive { .. }, _) => {}
+            _ => wipe(document),
         }
     }
 
@@ -510,10 +525,66 @@ impl Runner {
     }
 }
 
+/// An update, and the changes that have come right behind it.
+async fn crowd(feed: &mut impl Feed, first: Update) -> Vec<Update> {
+    let mut size = match &first {
+        Update::Change(change) => change.len(),
+        Update::Snapshot(_) | Update::Alive { .. } => return vec![first],
+    };
+    let mut updates = vec![first];
+    while updates.len() < MOST_AT_ONCE && size < LONG {
+        let Some(change) = feed.next_of_crowd().await else {
+            break;
+        };
+        size += change.len();
+        updates.push(Update::Change(change));
+    }
+    updates
+}
+
+/// An update that was taken in.
+struct Taken {
+    update: Update,
+    outcome: Outcome,
+    spent: Duration,
+}
+
+/// Takes updates in, one after the other. What comes after one that does not fit does not fit either: the whole document
+/// will be asked for.
+fn take_in(updates: Vec<Update>, intake: &mut Intake, board: &Board) -> Vec<Taken> {
+    let mut taken = Vec::with_capacity(updates.len());
+    let mut fits = true;
+    for update in updates {
+        if !fits {
+            if let Update::Change(text) | Update::Snapshot(text) = update {
+                wipe(text);
+            }
+            continue;
+        }
+        let began = clock::now();
+        let mut outcome = intake.take(&update, began);
+        let ended = clock::now();
+        board.outcome(&mut outcome, intake, ended);
+        fits = !matches!(
+            outcome,
+            Outcome::Gap | Outcome::Refused { .. } | Outcome::RefusedAgain
+        );
+        taken.push(Taken {
+            update,
+            outcome,
+            spent: ended.saturating_duration_since(began),
+        });
+    }
+    taken
+}
+
 fn is_news(update: &Update) -> bool {
     !matches!(update, Update::Alive { .. })
 }
 
+/// So many changes, or bytes of them, are put in force in one go; whoever asks how the feed stands waits meanwhile.
+const MOST_AT_ONCE: usize = 256;
+const LONG: usize = 1 << 20;
 /// How long at most a feed is held back after what was refused, if reading it took no longer.
 const REFUSED: Duration = Duration::from_millis(500);
 const SAID_AT_MOST_EVERY: Duration = Duration::from_secs(1);

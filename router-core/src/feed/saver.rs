@@ -21,8 +21,8 @@ use crate::tasks;
 pub(super) enum Job {
     /// A document, of this revision, and the apps that were kept when it came.
     Document(Bytes, u64, Vec<Arc<App>>),
-    /// A change, to this revision.
-    Change(Bytes, u64),
+    /// Changes, to this revision.
+    Changes(Vec<Bytes>, u64),
 }
 
 /// Takes jobs for a cache.
@@ -70,8 +70,11 @@ async fn run(
                 cache.forget_log();
             }
             let written = write(&mut cache, &batch);
-            for Job::Document(text, ..) | Job::Change(text, _) in batch {
-                wipe(text);
+            for job in batch {
+                match job {
+                    Job::Document(text, ..) => wipe(text),
+                    Job::Changes(texts, _) => texts.into_iter().for_each(wipe),
+                }
             }
             (cache, written)
         });
@@ -98,8 +101,8 @@ pub(super) fn write<D: Disk>(cache: &mut Cache<D>, jobs: &[Job]) -> io::Result<u
                 cache.save(document, *of, kept.collect())?;
                 revision = *of;
             }
-            Job::Change(change, to) => {
-                changes.push(change);
+            Job::Changes(texts, to) => {
+                changes.extend(texts);
                 revision = *to;
             }
         }

@@ -158,6 +158,37 @@ async fn rule_03_the_source_is_told_what_is_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn changes_that_come_in_crowds_are_each_judged() {
+    let router = router();
+    let source = Scripted::start(&router, FeedOptions::default());
+    source.noted(|noted| noted.crowds = true);
+    source.whole(1, &apps(&["a", "b", "c", "d"]));
+    source.told(1).await;
+    let asked = source.noted(|noted| noted.asked.len());
+    for revision in 1..=100 {
+        source.change(revision, revision + 1, &json!([put(&app("a", revision))]));
+    }
+    source.at_revision(101).await;
+    assert_eq!(served(&router, "a"), Some(100));
+    assert_eq!(source.status().changes, 100);
+    assert!(source.noted(|noted| noted.asked.len()) < asked + 20);
+
+    // One of them is in force already, and one does not follow: what comes behind that does not either.
+    source.change(101, 102, &json!([put(&app("a", 200))]));
+    source.change(101, 102, &json!([put(&app("a", 201))]));
+    source.change(102, 103, &json!([put(&app("a", 202))]));
+    source.change(104, 105, &json!([put(&app("a", 203))]));
+    source.change(103, 104, &json!([put(&app("a", 204))]));
+    source.asked_for_the_whole(103).await;
+    assert_eq!(served(&router, "a"), Some(202));
+    assert_eq!(source.status().gaps, 1);
+    source.whole(106, &[app("a", 300), app("b", 1), app("c", 1), app("d", 1)]);
+    source.told(106).await;
+    assert_eq!(served(&router, "a"), Some(300));
+    source.feed.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn rule_04_nothing_takes_too_much_away() {
     let router = router();
     let options = FeedOptions {

@@ -27,6 +27,7 @@ mod error_codes;
 mod etcd_server;
 mod expect;
 mod feed_certificates;
+mod feed_crowds;
 mod feed_document;
 mod feed_etcd;
 mod feed_file;

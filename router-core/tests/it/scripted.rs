@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use router_core::Router;
 use router_core::feed::{
     self, Ack, Feed, FeedError, FeedHandle, FeedOptions, FeedStatus, Position, Update,
@@ -25,6 +26,8 @@ pub(crate) struct Noted {
     /// How acknowledgements end.
     pub(crate) acks_fail: bool,
     pub(crate) acks_hang: bool,
+    /// Changes that are there already are given as a crowd.
+    pub(crate) crowds: bool,
 }
 
 struct Source {
@@ -47,6 +50,17 @@ impl Feed for Source {
         match self.heard.recv().await {
             Some(said) => said,
             None => std::future::pending().await,
+        }
+    }
+
+    async fn next_of_crowd(&mut self) -> Option<Bytes> {
+        if !self.noted.lock().unwrap().crowds {
+            return None;
+        }
+        match self.heard.try_recv() {
+            Ok(Ok(Update::Change(change))) => Some(change),
+            Ok(other) => panic!("not a change: {other:?}"),
+            Err(_) => None,
         }
     }
 

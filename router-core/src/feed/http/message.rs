@@ -36,6 +36,14 @@ impl Message {
         let shape = tasks::blocking(move || Shape::of(&looked_at)).await;
         shape.unwrap_or_default().message(text)
     }
+
+    /// A change, if it can be told without a look at all of it; otherwise what was given.
+    pub(super) fn change(text: Bytes) -> Result<Self, Bytes> {
+        match Shape::at_a_glance(&text).filter(|shape| shape.changes.is_some()) {
+            Some(shape) => Ok(shape.message(text)),
+            None => Err(text),
+        }
+    }
 }
 
 /// What tells messages apart.

@@ -7,8 +7,10 @@ mod message;
 mod request;
 mod settings;
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +23,9 @@ use tokio_util::task::TaskTracker;
 use super::publish::PassedOn;
 use super::{Ack, Feed, FeedError, Position, Update};
 use crate::clock::{self, Instant};
-use crate::outgoing::{self, Caller, Connection, Credentials, ReadLimits, Reader, TokenFile};
+use crate::outgoing::{
+    self, Caller, Connection, Credentials, ReadError, ReadLimits, Reader, TokenFile,
+};
 use crate::tasks;
 use acks::Acks;
 use message::Message;
@@ -83,8 +87,12 @@ struct Asked {
 
 struct Stream {
     lines: Box<Reader<Incoming>>,
-    /// A line that was read and not looked at yet.
+    /// A line that was read and not looked at yet, and how the stream was found to have ended.
     line: Option<Bytes>,
+    end: Option<Result<(), ReadError>>,
+    /// When a change was given last; and until when no more are, because they come in crowds.
+    gave: Option<Instant>,
+    rests_until: Instant,
     since: Instant,
     /// A whole document was asked for and has not come yet.
     owed: bool,
@@ -96,15 +104,19 @@ struct Stream {
 impl Stream {
     /// The next message; `None` at the end. Dropping the future loses nothing.
     async fn next(&mut self, patience: Duration) -> Result<Option<Message>, String> {
-        let line = match self.line.clone() {
-            Some(line) => line,
-            None => match self.lines.line().await {
-                Ok(Some(line)) => self.line.insert(line).clone(),
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    return Err(format!("ends its stream: {}", outgoing::causes(&error)));
-                }
-            },
+        if clock::now() < self.rests_until {
+            tokio::time::sleep_until(self.rests_until).await;
+        }
+        if self.line.is_none() && self.end.is_none() {
+            let read = self.lines.line().await;
+            self.note(read);
+        }
+        let Some(line) = self.line.clone() else {
+            let ended = self.end.take().unwrap_or(Ok(()));
+            return match ended {
+                Ok(()) => Ok(None),
+                Err(error) => Err(format!("ends its stream: {}", outgoing::causes(&error))),
+            };
         };
         let message = match self.tag {
             Some(_) => Message::read_with_revision(line).await,
@@ -121,6 +133,55 @@ impl Stream {
             Update::Change(_) | Update::Alive { .. } => {}
         }
         Ok(Some(message))
+    }
+
+    fn note(&mut self, read: Result<Option<Bytes>, ReadError>) {
+        match read {
+            Ok(Some(line)) => self.line = Some(line),
+            Ok(None) => self.end = Some(Ok(())),
+            Err(error) => self.end = Some(Err(error)),
+        }
+    }
+
+    /// The next message, if it is a change that is here already. What was read and is none stays for `next`.
+    async fn next_of_crowd(&mut self) -> Option<Message> {
+        if self.owed || self.tag.is_some() || self.line.is_some() || self.end.is_some() {
+            return None;
+        }
+        let read = if_here(self.lines.line()).await?;
+        self.note(read);
+        match Message::change(self.line.take()?) {
+            Ok(message) => Some(message),
+            Err(line) => {
+                self.line = Some(line);
+                None
+            }
+        }
+    }
+
+    /// Notes that a change is given. The second one in a moment may be the beginning of a crowd: whatever follows is
+    /// gathered, so that a thousand changes in a second wake a hundred times. One that comes alone is never late.
+    fn gives_change(&mut self, now: Instant) {
+        if self.gave.is_some_and(|gave| now < gave + GATHER) {
+            self.rests_until = now + GATHER;
+        }
+        self.gave = Some(now);
+    }
+}
+
+/// What a future comes to if nobody outside of this process has to do anything for it. It is asked twice: what has arrived
+/// is handed on by the task of the connection, which gets its turn in between.
+async fn if_here<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    if let Poll::Ready(value) = first {
+        return Some(value);
+    }
+    tokio::task::yield_now().await;
+    let second = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    match second {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
     }
 }
 
@@ -293,10 +354,14 @@ impl HttpFeed {
             } => {
                 self.second_hand = second_hand;
                 self.streams = true;
+                let now = clock::now();
                 self.state = State::Streaming(Box::new(Stream {
                     lines,
                     line: None,
-                    since: clock::now(),
+                    end: None,
+                    gave: None,
+                    rests_until: now,
+                    since: now,
                     owed: asked.whole,
                     tag,
                     _connection: connection,
@@ -334,12 +399,16 @@ impl HttpFeed {
 
     /// What comes of a message of the stream.
     fn streamed(&mut self, mut message: Message) -> Update {
+        let now = clock::now();
         // A relay that streams on hears of its source again.
         self.second_hand &= matches!(message.update, Update::Snapshot(_));
         if let State::Streaming(stream) = &mut self.state {
             match &message.update {
                 Update::Snapshot(_) => self.known = message.revision.zip(stream.tag.take()),
-                Update::Change(_) => stream.tag = None,
+                Update::Change(_) => {
+                    stream.tag = None;
+                    stream.gives_change(now);
+                }
                 // It stands for no document that was asked for.
                 Update::Alive { .. } if stream.owed => {
                     message.update = Update::Alive { revision: None };
@@ -348,7 +417,6 @@ impl HttpFeed {
             }
         }
         // Who replaces a token wants the old one out of use.
-        let now = clock::now();
         if let Some(token) = &self.token
             && now >= self.token_seen + LOOK_AT_TOKEN
         {
@@ -422,6 +490,17 @@ impl Feed for HttpFeed {
         }
     }
 
+    async fn next_of_crowd(&mut self) -> Option<Bytes> {
+        let State::Streaming(stream) = &mut self.state else {
+            return None;
+        };
+        let message = stream.next_of_crowd().await?;
+        match self.streamed(message) {
+            Update::Change(change) => Some(change),
+            Update::Snapshot(_) | Update::Alive { .. } => None,
+        }
+    }
+
     async fn acknowledge(&mut self, ack: &Ack) -> Result<(), FeedError> {
         let Some(text) = self.acks.say(ack) else {
             return Ok(());
@@ -458,6 +537,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two questions if there is always something new.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
+/// What follows several changes in a moment is gathered for so long.
+const GATHER: Duration = Duration::from_millis(10);
 /// A token is looked for that often at most, however much is streamed.
 const LOOK_AT_TOKEN: Duration = Duration::from_secs(1);
 /// After failures.

@@ -468,7 +468,7 @@ impl Simulation {
             Update::Snapshot(text) => {
                 Job::Document(text.clone(), revision, self.life.intake.kept())
             }
-            Update::Change(text) => Job::Change(text.clone(), revision),
+            Update::Change(text) => Job::Changes(vec![text.clone()], revision),
             Update::Alive { .. } => return,
         };
         match saver::write(&mut self.life.cache, &[job]) {
