@@ -147,9 +147,9 @@ pub trait Feed: Send + 'static {
     }
 
     /// Tells the source what is in force. Called once that has changed, and not before a restart would find it on disk;
-    /// several changes in quick succession are told once. Never called while [`Feed::next`] runs. After an error, or
-    /// five seconds, it is called again later: between a second and half a minute. If what was told expires at the
-    /// source, [`Feed::next`] has to keep it alive.
+    /// several changes in quick succession are told once, and of changes that do not end those that are on disk. Never
+    /// called while [`Feed::next`] runs. After an error, or five seconds, it is called again later: between a second and
+    /// half a minute. If what was told expires at the source, [`Feed::next`] has to keep it alive.
     fn acknowledge(&mut self, ack: &Ack) -> impl Future<Output = Result<(), FeedError>> + Send {
         let _ = ack;
         async { Ok(()) }

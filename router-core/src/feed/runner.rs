@@ -483,10 +483,19 @@ impl Runner {
         if self.acks.due_at().is_none_or(|at| at > now) {
             return false;
         }
-        // What was told must outlast a restart, if the disk allows it.
-        let (revision, saved) = (*self.board.revision.borrow(), *self.saved.borrow());
-        let kept = self.saver.is_none() || saved.failed || saved.revision >= revision;
-        kept || self.acks.overdue_at().is_some_and(|at| at <= now)
+        let (in_force, lasting) = (*self.board.revision.borrow(), self.lasting(now));
+        // Changes may come faster than they are saved, and not end.
+        lasting >= in_force || lasting > self.board.lock().status.acknowledged
+    }
+
+    /// The revision that the source may be told: what was told must outlast a restart, if the disk allows it.
+    fn lasting(&self, now: Instant) -> Option<u64> {
+        let (in_force, saved) = (*self.board.revision.borrow(), *self.saved.borrow());
+        let overdue = self.acks.overdue_at().is_some_and(|at| at <= now);
+        match self.saver.is_none() || saved.failed || overdue {
+            true => in_force,
+            false => saved.revision.min(in_force),
+        }
     }
 
     async fn acknowledge(&mut self, feed: &mut impl Feed) {
@@ -499,7 +508,12 @@ impl Runner {
         let error = match told {
             Ok(Ok(())) => {
                 self.board.lock().status.acknowledged = Some(ack.revision);
-                return self.acks.told(clock::now());
+                let now = clock::now();
+                self.acks.told(now);
+                if *self.board.revision.borrow() > Some(ack.revision) {
+                    self.acks.owe(now);
+                }
+                return;
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the source took too long".to_owned(),
@@ -512,7 +526,7 @@ impl Runner {
 
     /// What there is to tell.
     fn ack(&self) -> Option<Ack> {
-        let revision = (*self.board.revision.borrow())?;
+        let revision = self.lasting(clock::now())?;
         let recorded = self.board.lock();
         let apps = recorded.rejected_apps.iter();
         let rejected = apps.chain(&recorded.rejected_certificates);

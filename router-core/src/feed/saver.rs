@@ -1,10 +1,11 @@
-//! Writes the cache, so that the runner never waits for a disk. What comes faster than the disk takes it is written
+//! Writes the cache, so that the runner never waits for a disk. What comes in crowds is written
 //! together; what the disk does not take at all is missed, and made up for by a whole document.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use router_model::app::App;
@@ -15,6 +16,7 @@ use zeroize::Zeroize;
 use super::cache::Cache;
 use super::disk::Disk;
 use super::status::Board;
+use crate::clock::{self, Instant};
 use crate::tasks;
 
 /// What is to be written.
@@ -61,7 +63,8 @@ async fn run(
     board: Arc<Board>,
 ) {
     let mut jobs = Vec::new();
-    while queue.recv_many(&mut jobs, WAITING).await > 0 {
+    let mut due = clock::now();
+    while gather(&mut queue, &mut jobs, due).await {
         let batch = std::mem::take(&mut jobs);
         let missed = missed.swap(false, Ordering::Acquire);
         let step = board.step("writing the cache");
@@ -85,7 +88,26 @@ async fn run(
         cache = back;
         let written = written.map_err(|error| format!("{}: {error}", path.display()));
         board.saved(written, cache.needs_whole());
+        due = clock::now() + AT_MOST_EVERY;
     }
+}
+
+/// Waits for something to write, and for what else comes until it is `due`. False at the end.
+async fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, due: Instant) -> bool {
+    if queue.recv_many(jobs, WAITING).await == 0 {
+        return false;
+    }
+    while jobs.len() < MANY {
+        tokio::select! {
+            // Cancel-safe, both.
+            count = queue.recv_many(jobs, WAITING) => if count == 0 {
+                // Nobody waits for more at the end.
+                break;
+            },
+            () = tokio::time::sleep_until(due) => break,
+        }
+    }
+    true
 }
 
 /// Writes the last document there is, and the changes after it. The revision that is on disk then.
@@ -120,5 +142,9 @@ pub(super) fn wipe(text: Bytes) {
     }
 }
 
+/// A disk has other work to do: what comes alone is written at once, what comes in crowds ten times in a second.
+const AT_MOST_EVERY: Duration = Duration::from_millis(100);
+/// So much does not wait until then.
+const MANY: usize = WAITING / 2;
 /// As much as a slow disk may be behind.
 const WAITING: usize = 1024;

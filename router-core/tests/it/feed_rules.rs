@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use router_core::Router;
 use router_core::feed::{FeedOptions, Update};
-use router_testkit::{AppDoc, FakeDyno, RouteDoc, ServingDyno};
+use router_testkit::{AppDoc, FakeDyno, RouteDoc, ServingDyno, eventually};
 use serde_json::json;
 
 use crate::scripted::Scripted;
@@ -154,6 +154,35 @@ async fn rule_03_the_source_is_told_what_is_in_force() {
     source
         .until("it arrives", |status| status.acknowledged == Some(101))
         .await;
+    source.feed.stop().await;
+}
+
+#[tokio::test]
+async fn rule_03_of_changes_that_do_not_end_those_on_disk_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = router();
+    let options = FeedOptions {
+        cache: Some(folder.path().join("routes.json")),
+        ..FeedOptions::default()
+    };
+    let source = Scripted::start(&router, options);
+    source.whole(1, &[app("a", 1)]);
+    source.told(1).await;
+    let mut revision = 1;
+    eventually("one is told while others come", || {
+        for _ in 0..3 {
+            source.change(revision, revision + 1, &json!([put(&app("a", revision))]));
+            revision += 1;
+        }
+        let told = source.noted(|noted| noted.acks.last().map(|ack| ack.revision));
+        let saved = source.status().cache.and_then(|cache| cache.revision);
+        // Looked at in this order, what is told is never ahead.
+        assert!(told <= saved, "{told:?} {saved:?}");
+        (told > Some(1)).then_some(())
+    })
+    .await;
+    source.told(revision).await;
+    assert_eq!(source.status().cache.unwrap().revision, Some(revision));
     source.feed.stop().await;
 }
 
