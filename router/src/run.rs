@@ -18,7 +18,7 @@ use router_core::feed::{
 use router_core::server::{ListenerSettings, Server, StartError, TlsListenerSettings};
 use router_core::{BuildError, Router};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -102,7 +102,7 @@ pub(crate) fn serve(mut config: Config, defaults: Defaults) -> Result<Ending, Ru
     limits.client_connections = limits.client_connections.min(descriptors_for_clients());
     let log = AccessLog::open(&config.access_log, workers).map_err(RunError::AccessLog)?;
     let (access_log, writer) = log.unzip();
-    let runtime = control_runtime()?;
+    let runtimes = Runtimes::start()?;
     let metrics = Arc::new(Metrics::new(workers));
     let router = build(
         &config,
@@ -112,22 +112,53 @@ pub(crate) fn serve(mut config: Config, defaults: Defaults) -> Result<Ending, Ru
             access_log,
         },
     )?;
-    let ending = runtime.block_on(live(config, defaults, router, metrics, writer.as_ref()));
+    let (log, of_feed) = (writer.as_ref(), runtimes.feed());
+    let ending = runtimes.block_on(live(config, defaults, router, metrics, log, of_feed));
     if let Some(writer) = writer {
         writer.finish(LAST_LINES);
     }
-    runtime.shutdown_background();
+    runtimes.end();
     ending
 }
 
-/// Beside the workers: two threads, so that a large route document being read holds up no health check.
-pub(super) fn control_runtime() -> Result<Runtime, RunError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(RunError::Runtime)
+/// The threads beside the workers.
+pub(super) struct Runtimes {
+    /// Two threads, so that a large route document being read holds up no health check.
+    control: Runtime,
+    /// The feed has a thread of its own. Among several, each event wakes a second one to look for more to do, and a source
+    /// that changes a thousand times a second wakes them as often.
+    feed: Runtime,
+}
+
+impl Runtimes {
+    pub(super) fn start() -> Result<Self, RunError> {
+        let threads = |name, count| {
+            runtime::Builder::new_multi_thread()
+                .worker_threads(count)
+                .thread_name(name)
+                .enable_all()
+                .build()
+                .map_err(RunError::Runtime)
+        };
+        Ok(Self {
+            control: threads("control", 2)?,
+            feed: threads("feed", 1)?,
+        })
+    }
+
+    pub(super) fn block_on<T>(&self, life: impl Future<Output = T>) -> T {
+        self.control.block_on(life)
+    }
+
+    pub(super) fn feed(&self) -> &Handle {
+        self.feed.handle()
+    }
+
+    /// Waits for nothing that still runs.
+    pub(super) fn end(self) {
+        self.feed.shutdown_background();
+        self.control.shutdown_background();
+    }
 }
 
 pub(super) fn build(
@@ -153,6 +184,7 @@ async fn live(
     router: Router,
     metrics: Arc<Metrics>,
     writer: Option<&LogWriter>,
+    of_feed: &Handle,
 ) -> Result<Ending, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Runtime)?;
     let admin_listener = bind_admin(config.admin).await?;
@@ -160,7 +192,7 @@ async fn live(
     let state = Arc::new(admin::State {
         certificates,
         acme: OnceLock::new(),
-        feed: follow(&config.feed, &router)?,
+        feed: follow(&config.feed, &router, of_feed)?,
         relay: OnceLock::new(),
         router: router.clone(),
         metrics,
@@ -221,7 +253,8 @@ async fn live(
 }
 
 /// Starts to keep the routes up to date.
-fn follow(feed: &Feed, router: &Router) -> Result<FeedHandle, RunError> {
+fn follow(feed: &Feed, router: &Router, of_feed: &Handle) -> Result<FeedHandle, RunError> {
+    let _there = of_feed.enter();
     let options = feed.options();
     Ok(match &feed.source {
         FeedSource::File(path) => feed::start(router, FileFeed::new(path.clone()), options),

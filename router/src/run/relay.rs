@@ -8,8 +8,9 @@ use router_core::Router;
 use router_core::feed::{
     self, EtcdFeed, FeedHandle, FileFeed, HttpFeed, PublishSettings, Publisher,
 };
+use tokio::runtime::Handle;
 
-use super::{Admin, RunError, bind_admin, build, control_runtime, first_routes};
+use super::{Admin, RunError, Runtimes, bind_admin, build, first_routes};
 use crate::admin;
 use crate::certificates::Watches;
 use crate::config::{Config, Feed, FeedSource};
@@ -20,15 +21,16 @@ use crate::signals::Signals;
 /// Passes routes on until it is told to end.
 pub(crate) fn relay(config: &Config, settings: PublishSettings) -> Result<(), RunError> {
     super::descriptors_for_clients();
-    let runtime = control_runtime()?;
+    let runtimes = Runtimes::start()?;
     let metrics = Arc::new(Metrics::new(1));
     let observer = CompositeObserver {
         metrics: Arc::clone(&metrics),
         access_log: None,
     };
     let router = build(config, 1, observer)?;
-    let ended = runtime.block_on(live(config, settings, router, metrics));
-    runtime.shutdown_background();
+    let life = live(config, settings, router, metrics, runtimes.feed());
+    let ended = runtimes.block_on(life);
+    runtimes.end();
     ended
 }
 
@@ -37,6 +39,7 @@ async fn live(
     settings: PublishSettings,
     router: Router,
     metrics: Arc<Metrics>,
+    of_feed: &Handle,
 ) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(RunError::Runtime)?;
     let admin_listener = bind_admin(config.admin).await?;
@@ -44,7 +47,7 @@ async fn live(
     let state = Arc::new(admin::State {
         certificates: Watches::default(),
         acme: OnceLock::new(),
-        feed: follow(&config.feed, &router, &publisher)?,
+        feed: follow(&config.feed, &router, &publisher, of_feed)?,
         relay: OnceLock::new(),
         router,
         metrics,
@@ -74,7 +77,13 @@ async fn live(
     Ok(())
 }
 
-fn follow(feed: &Feed, router: &Router, publisher: &Publisher) -> Result<FeedHandle, RunError> {
+fn follow(
+    feed: &Feed,
+    router: &Router,
+    publisher: &Publisher,
+    of_feed: &Handle,
+) -> Result<FeedHandle, RunError> {
+    let _there = of_feed.enter();
     let (options, tap) = (feed.options(), publisher.tap());
     Ok(match &feed.source {
         FeedSource::File(path) => {
