@@ -258,9 +258,11 @@ fn follow(feed: &Feed, router: &Router, of_feed: &Handle) -> Result<FeedHandle, 
     let options = feed.options();
     Ok(match &feed.source {
         FeedSource::File(path) => feed::start(router, FileFeed::new(path.clone()), options),
-        FeedSource::Http(settings) => {
-            feed::start(router, HttpFeed::new(settings.clone())?, options)
-        }
+        FeedSource::Http(settings) => feed::start(
+            router,
+            HttpFeed::new(settings.clone())?.alone_on_its_thread(),
+            options,
+        ),
         FeedSource::Etcd(settings) => {
             feed::start(router, EtcdFeed::new(settings.clone())?, options)
         }

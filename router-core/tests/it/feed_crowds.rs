@@ -105,8 +105,13 @@ async fn a_crowd_is_given_whole(prepared: fn(HttpFeed) -> HttpFeed) {
 }
 
 #[tokio::test]
-async fn a_crowd_is_given_whole_and_in_order() {
+async fn a_crowd_is_given_whole_to_who_shares_the_thread() {
     a_crowd_is_given_whole(|feed| feed).await;
+}
+
+#[tokio::test]
+async fn a_crowd_is_given_whole_to_who_is_alone_on_it() {
+    a_crowd_is_given_whole(HttpFeed::alone_on_its_thread).await;
 }
 
 #[tokio::test(start_paused = true)]

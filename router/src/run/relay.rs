@@ -90,7 +90,9 @@ fn follow(
             feed::start_tapped(router, FileFeed::new(path.clone()), options, tap)
         }
         FeedSource::Http(settings) => {
-            let source = HttpFeed::new(settings.clone())?.passing_on(publisher.passed_on());
+            let source = HttpFeed::new(settings.clone())?
+                .alone_on_its_thread()
+                .passing_on(publisher.passed_on());
             feed::start_tapped(router, source, options, tap)
         }
         FeedSource::Etcd(settings) => {

@@ -59,6 +59,8 @@ pub struct HttpFeed {
     forgotten: bool,
     /// What came last came from a relay that does not hear of its own source.
     second_hand: bool,
+    /// The thread may sleep.
+    alone: bool,
     acks: Acks,
     /// Held while they are said again, which happens once at a time. How often that has failed in a row.
     renewing: Arc<Mutex<u32>>,
@@ -93,6 +95,8 @@ struct Stream {
     /// When a change was given last; and until when no more are, because they come in crowds.
     gave: Option<Instant>,
     rests_until: Instant,
+    /// The thread rests, too.
+    alone: bool,
     since: Instant,
     /// A whole document was asked for and has not come yet.
     owed: bool,
@@ -104,9 +108,7 @@ struct Stream {
 impl Stream {
     /// The next message; `None` at the end. Dropping the future loses nothing.
     async fn next(&mut self, patience: Duration) -> Result<Option<Message>, String> {
-        if clock::now() < self.rests_until {
-            tokio::time::sleep_until(self.rests_until).await;
-        }
+        self.rest().await;
         if self.line.is_none() && self.end.is_none() {
             let read = self.lines.line().await;
             self.note(read);
@@ -133,6 +135,18 @@ impl Stream {
             Update::Change(_) | Update::Alive { .. } => {}
         }
         Ok(Some(message))
+    }
+
+    async fn rest(&self) {
+        let left = self.rests_until.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return;
+        }
+        if self.alone {
+            std::thread::sleep(left);
+        } else {
+            tokio::time::sleep(left).await;
+        }
     }
 
     fn note(&mut self, read: Result<Option<Bytes>, ReadError>) {
@@ -207,6 +221,7 @@ impl HttpFeed {
             streams: false,
             forgotten: false,
             second_hand: false,
+            alone: false,
             acks: Acks::default(),
             renewing: Arc::default(),
             tasks,
@@ -217,6 +232,14 @@ impl HttpFeed {
     #[must_use]
     pub fn passing_on(mut self, others: PassedOn) -> Self {
         self.acks = Acks::with(others);
+        self
+    }
+
+    /// The same, on a runtime whose threads do nothing else: where changes come in crowds, it puts the thread to sleep
+    /// between them, and not only itself. Otherwise each of them wakes the thread, if only to be left for later.
+    #[must_use]
+    pub fn alone_on_its_thread(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -361,6 +384,7 @@ impl HttpFeed {
                     end: None,
                     gave: None,
                     rests_until: now,
+                    alone: self.alone,
                     since: now,
                     owed: asked.whole,
                     tag,
