@@ -354,10 +354,11 @@ impl Run {
 }
 
 /// What a read is given first: room for a head, or for most bodies.
-pub(crate) const FIRST_READ: usize = 16 * 1024;
+const FIRST_READ: usize = 16 * 1024;
 
-/// What it is given in the end: most of a long body's cost is that of reads and writes, however much they move.
-const LARGE_READ: usize = 256 * 1024;
+/// What it is given once a read has filled that: most of a long body's cost is that of reads and writes, however much they
+/// move.
+const LONG_READ: usize = 256 * 1024;
 
 /// As much as a tunnel passes on in one go.
 const SCRATCH_SIZE: usize = 64 * 1024;
@@ -368,34 +369,27 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into());
 }
 
-/// Reads into `buffer`, a larger piece next time whenever a read fills what it was given.
-pub(crate) fn poll_read_grown<R: AsyncRead + Unpin>(
+/// Reads into `buffer`; whether what comes is `long`, so that reads are worth more memory, shows by and by.
+pub(crate) fn poll_read_some<R: AsyncRead + Unpin>(
     io: &mut R,
     cx: &mut Context<'_>,
     buffer: &mut BytesMut,
-    size: &mut usize,
+    long: &mut bool,
 ) -> Poll<io::Result<usize>> {
-    if *size <= FIRST_READ {
-        return SCRATCH.with_borrow_mut(|scratch| {
-            let mut into = ReadBuf::new(scratch.get_mut(..FIRST_READ).unwrap_or_default());
-            ready!(Pin::new(io).poll_read(cx, &mut into))?;
-            let came = into.filled();
-            if came.len() == FIRST_READ {
-                *size *= 2;
-            }
-            buffer.extend_from_slice(came);
-            Poll::Ready(Ok(came.len()))
-        });
+    if *long {
+        if buffer.capacity() - buffer.len() < LONG_READ / 4 {
+            buffer.reserve(LONG_READ);
+        }
+        return poll_read_buf(Pin::new(io), cx, buffer);
     }
-    if buffer.capacity() - buffer.len() < *size / 4 {
-        buffer.reserve(*size);
-    }
-    let offered = buffer.capacity() - buffer.len();
-    let read = ready!(poll_read_buf(Pin::new(io), cx, buffer))?;
-    if read == offered && *size < LARGE_READ {
-        *size *= 2;
-    }
-    Poll::Ready(Ok(read))
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut into = ReadBuf::new(scratch.get_mut(..FIRST_READ).unwrap_or_default());
+        ready!(Pin::new(io).poll_read(cx, &mut into))?;
+        let came = into.filled();
+        *long = came.len() == FIRST_READ;
+        buffer.extend_from_slice(came);
+        Poll::Ready(Ok(came.len()))
+    })
 }
 
 /// Reads what `buffer` and `io` have for a tunnel, and passes it to `to`; 0 is the end. No memory is taken for what `to`

@@ -18,8 +18,8 @@ use super::{Came, Client, Reply, Timer};
 use crate::clock::{self, Instant};
 use crate::peer::Peer;
 use crate::queue::{
-    BodySink, FIRST_READ, OutQueue, Outlet, Pumped, poll_pass, poll_read_grown, poll_write_queue,
-    pump, write_or_queue,
+    BodySink, OutQueue, Outlet, Pumped, poll_pass, poll_read_some, poll_write_queue, pump,
+    write_or_queue,
 };
 
 /// What a client connection runs over.
@@ -65,7 +65,8 @@ pub(crate) struct H1Client<IO> {
     body: BodyDecoder,
     /// When the client's FIN came. It may have closed, or it may only have finished sending and still be reading.
     half_closed_at: Option<Instant>,
-    read_size: usize,
+    /// A read has shown that much is coming.
+    long: bool,
 }
 
 impl<IO: Transport> H1Client<IO> {
@@ -78,17 +79,17 @@ impl<IO: Transport> H1Client<IO> {
             peer,
             body: BodyDecoder::Length(0),
             half_closed_at: None,
-            read_size: FIRST_READ,
+            long: false,
         }
     }
 
     /// Reads more bytes; 0 is the end of the connection.
     pub(crate) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // A large read takes its memory before it knows whether something comes.
-        if self.buffer.is_empty() && self.read_size > FIRST_READ {
+        if self.buffer.is_empty() && self.long {
             ready!(self.io.poll_readable(cx));
         }
-        poll_read_grown(&mut self.io, cx, &mut self.buffer, &mut self.read_size)
+        poll_read_some(&mut self.io, cx, &mut self.buffer, &mut self.long)
     }
 
     /// Makes ready for the next request.
@@ -96,7 +97,7 @@ impl<IO: Transport> H1Client<IO> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        self.read_size = FIRST_READ;
+        self.long = false;
     }
 }
 

@@ -11,8 +11,8 @@ use router_model::response;
 use super::{DynoStream, Terms};
 use crate::clock::Instant;
 use crate::queue::{
-    BodySink, FIRST_READ, OutQueue, Outlet, Pumped, poll_pass, poll_read_grown, poll_write_queue,
-    pump, write_or_queue,
+    BodySink, OutQueue, Outlet, Pumped, poll_pass, poll_read_some, poll_write_queue, pump,
+    write_or_queue,
 };
 
 /// A connection that carries one request after the other.
@@ -30,7 +30,8 @@ pub(crate) struct H1Conn {
     pub(super) reused: bool,
     pub(super) idle_since: Instant,
     pub(super) idle_until: Instant,
-    read_size: usize,
+    /// A read has shown that much is coming.
+    long: bool,
 }
 
 impl H1Conn {
@@ -45,7 +46,7 @@ impl H1Conn {
             reused: false,
             idle_since: now,
             idle_until: now,
-            read_size: FIRST_READ,
+            long: false,
         }
     }
 
@@ -55,11 +56,11 @@ impl H1Conn {
         self.idle_until = until;
         // An idle connection costs no buffer.
         self.buffer = BytesMut::new();
-        self.read_size = FIRST_READ;
+        self.long = false;
     }
 
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        poll_read_grown(&mut self.stream, cx, &mut self.buffer, &mut self.read_size)
+        poll_read_some(&mut self.stream, cx, &mut self.buffer, &mut self.long)
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
