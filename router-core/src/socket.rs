@@ -7,8 +7,9 @@ use tokio::net::TcpStream;
 
 /// Unsent bytes that the system may hold for a peer. Without this bound its buffer grows to megabytes, and a peer that
 /// steadily takes a few kilobytes a second looks idle to us for longer than the idle timeout, because only a large part
-/// of that buffer becoming free is an event.
-const UNSENT: u32 = 128 * 1024;
+/// of that buffer becoming free is an event: half of what is bounded here, so that a client may take as little as 2.4 KB/s
+/// in the 55 seconds. It is as much as one read of a long body brings, which then leaves in one write.
+const UNSENT: u32 = 256 * 1024;
 
 /// Sets them. A system that refuses one still works, so this only says so.
 pub(crate) fn tune(stream: &TcpStream) {
