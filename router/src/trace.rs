@@ -35,21 +35,23 @@ pub(crate) fn start(level: Option<&str>) -> Result<WorkerGuard, String> {
 }
 
 fn from_environment() -> (EnvFilter, Option<String>) {
+    let default = || EnvFilter::new(with_libraries(DEFAULT));
     let Some(directives) = std::env::var_os("RUST_LOG").filter(|text| !text.is_empty()) else {
-        return (EnvFilter::new(format!("{LIBRARIES},{DEFAULT}")), None);
+        return (default(), None);
     };
     match filter(&directives.to_string_lossy()) {
         Ok(filter) => (filter, None),
-        Err(error) => {
-            let default = EnvFilter::new(format!("{LIBRARIES},{DEFAULT}"));
-            (default, Some(error.to_string()))
-        }
+        Err(error) => (default(), Some(error.to_string())),
     }
 }
 
-/// What is given for a target beats what stands before it.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::try_new(format!("{LIBRARIES},{directives}"))
+    EnvFilter::try_new(with_libraries(directives))
+}
+
+/// What is given for a target beats what stands before it.
+fn with_libraries(directives: &str) -> String {
+    format!("{LIBRARIES},{directives}")
 }
 
 const DEFAULT: &str = "info";

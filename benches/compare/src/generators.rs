@@ -56,28 +56,24 @@ pub(crate) fn wrk(
 }
 
 /// HTTP/2 over TLS: so many connections, with so many requests at once on each.
-pub(crate) fn h2load(
+pub(crate) fn http2(
     target: &Target<'_>,
     path: &str,
     connections: usize,
     streams: usize,
     seconds: u64,
 ) -> Result<Load> {
-    let mut command = Command::new("h2load");
-    command
-        .arg(format!("-D{seconds}"))
-        .arg(format!("-c{connections}"))
-        .arg(format!("-m{streams}"));
-    read_h2load(&output(
-        command
-            .args(["-H", &format!(":authority: {HOST}")])
-            .arg(target.url(path)),
-    )?)
+    let [lasts, connections, streams] = [
+        format!("-D{seconds}"),
+        format!("-c{connections}"),
+        format!("-m{streams}"),
+    ];
+    read_h2load(&h2load(target, path, &[&lasts, &connections, &streams])?)
 }
 
 /// One request over TLS.
-pub(crate) fn ask_over_tls(target: &Target<'_>, path: &str) -> Result<Load> {
-    connections(target, path, 1, &[])
+pub(crate) fn ask_over_tls(target: &Target<'_>, path: &str) -> Result<()> {
+    connections(target, path, 1, &[]).map(drop)
 }
 
 /// New connections over TLS at a steady rate that all proxies can keep up with, one request on each. No session is resumed.
@@ -93,13 +89,12 @@ pub(crate) fn handshakes(target: &Target<'_>, path: &str, seconds: u64) -> Resul
 const HANDSHAKES_PER_SECOND: usize = 1000;
 
 fn connections(target: &Target<'_>, path: &str, count: usize, pace: &[&str]) -> Result<Load> {
-    let mut command = Command::new("h2load");
-    command
-        .args([&format!("-n{count}"), &format!("-c{count}"), "-m1"])
-        .args(pace)
-        .args(["-H", &format!(":authority: {HOST}")])
-        .arg(target.url(path));
-    let said = output(&mut command)?;
+    let [requests, clients] = [format!("-n{count}"), format!("-c{count}")];
+    let said = h2load(
+        target,
+        path,
+        &[&[&requests, &clients, "-m1"], pace].concat(),
+    )?;
     let load = read_h2load(&said)?;
     if load.count as usize != count {
         return fail(format!(
@@ -108,6 +103,15 @@ fn connections(target: &Target<'_>, path: &str, count: usize, pace: &[&str]) -> 
         ));
     }
     Ok(load)
+}
+
+fn h2load(target: &Target<'_>, path: &str, args: &[&str]) -> Result<String> {
+    output(
+        Command::new("h2load")
+            .args(args)
+            .args(["-H", &format!(":authority: {HOST}")])
+            .arg(target.url(path)),
+    )
 }
 
 fn output(command: &mut Command) -> Result<String> {

@@ -208,7 +208,7 @@ impl Run<'_> {
             }
             Work::Uploads => generators::wrk(target, "/upload", 16, seconds, Some(UPLOAD)),
             Work::Handshakes => generators::handshakes(target, "/small", seconds),
-            Work::Http2 => generators::h2load(target, "/small", 16, 16, seconds),
+            Work::Http2 => generators::http2(target, "/small", 16, 16, seconds),
             Work::EchoStorm => drivers::echo_storm(address, 64, lasts),
             Work::IdleWebSockets | Work::IdleKeepAlive => {
                 let websocket = self.scenario.work == Work::IdleWebSockets;
@@ -306,7 +306,7 @@ fn ready(target: &Target<'_>, processes: &mut Processes) -> Result<()> {
     loop {
         processes.check()?;
         let asked = if target.tls {
-            generators::ask_over_tls(target, "/head").map(drop)
+            generators::ask_over_tls(target, "/head")
         } else {
             drivers::ask(target.address, &http::get("/head")).and_then(|(_, status, answer)| {
                 if status == 200 {
