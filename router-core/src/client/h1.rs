@@ -101,6 +101,15 @@ impl<IO: Transport> H1Client<IO> {
     }
 }
 
+/// What a read of so many bytes means.
+fn came(read: io::Result<usize>) -> Result<Came, Failure> {
+    match read {
+        Ok(0) => Ok(Came::End),
+        Ok(_) => Ok(Came::More),
+        Err(_) => Err(Failure::ClientInterrupted),
+    }
+}
+
 impl<IO: Transport> Outlet for H1Client<IO> {
     fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         write_or_queue(&mut self.io, cx, &mut self.out, bytes)
@@ -125,11 +134,7 @@ impl<IO: Transport> Client for H1Client<IO> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Came, Failure>> {
-        match ready!(self.poll_bytes(cx)) {
-            Ok(0) => Poll::Ready(Ok(Came::End)),
-            Ok(_) => Poll::Ready(Ok(Came::More)),
-            Err(_) => Poll::Ready(Err(Failure::ClientInterrupted)),
-        }
+        self.poll_bytes(cx).map(came)
     }
 
     fn pump_body(&mut self, to: &mut dyn BodySink, room: usize) -> Result<Pumped, Failure> {
@@ -143,11 +148,7 @@ impl<IO: Transport> Client for H1Client<IO> {
         cx: &mut Context<'_>,
         to: &mut dyn Outlet,
     ) -> Poll<Result<Came, Failure>> {
-        match ready!(poll_pass(&mut self.io, cx, &mut self.buffer, to)) {
-            Ok(0) => Poll::Ready(Ok(Came::End)),
-            Ok(_) => Poll::Ready(Ok(Came::More)),
-            Err(_) => Poll::Ready(Err(Failure::ClientInterrupted)),
-        }
+        poll_pass(&mut self.io, cx, &mut self.buffer, to).map(came)
     }
 
     fn discard_body(&mut self) -> bool {
